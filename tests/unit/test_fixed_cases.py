@@ -1,4 +1,4 @@
-"""What hypothesis tries does not depend on what else was tested before, in the same process."""
+"""Hypothesis tries the same cases whatever other tests ran before in the same process."""
 
 import importlib.util
 import os

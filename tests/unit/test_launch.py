@@ -65,10 +65,10 @@ def program(*words: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
                 if process.stdout.readline() == "up\n":
                     yield process, port
                     return
-                said = process.stderr.read()
+                errors = process.stderr.read()
             finally:
                 process.kill()
-        assert "address already in use" in said, said
+        assert "address already in use" in errors, errors
 
 
 def get(port: int, path: str) -> tuple[int, str]:
@@ -153,7 +153,7 @@ def test_while_it_drains_it_works_and_is_not_ready() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_told_to_stop_it_cleans_up_and_exits_0(number: signal.Signals) -> None:
+def test_on_a_signal_it_cleans_up_and_exits_0(number: signal.Signals) -> None:
     with program() as (process, port):
         get(port, "/healthz")
         process.send_signal(number)
@@ -172,9 +172,9 @@ def test_it_has_so_long_to_stop(word: str, ended: tuple[int, str]) -> None:
     with program(word) as (process, port):
         get(port, "/healthz")
         process.send_signal(signal.SIGTERM)
-        out, said = process.communicate(timeout=PATIENCE_SECONDS)
+        out, errors = process.communicate(timeout=PATIENCE_SECONDS)
         assert (process.returncode, out) == ended
-        assert ("did not stop within the grace period" in said) is (ended[0] == 1)
+        assert ("did not stop within the grace period" in errors) is (ended[0] == 1)
 
 
 @pytest.mark.parametrize(

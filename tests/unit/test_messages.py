@@ -1,4 +1,4 @@
-"""What goes over MQTT."""
+"""The payloads and topics of MQTT."""
 
 import json
 

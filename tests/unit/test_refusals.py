@@ -1,4 +1,4 @@
-"""What a node writes into a refusal is recognised between the words of other programs."""
+"""A node's reason for a refusal is recognised between the words of other programs."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The shipped mosquitto.conf and acl, as they are, in a real Mosquitto: nobody says or hears more than is theirs."""
+"""The shipped mosquitto.conf and acl in a real Mosquitto: no client publishes or receives more than it may."""
 
 import asyncio
 import subprocess
@@ -122,10 +122,10 @@ _marks = count()
 
 
 async def synchronize(client: Client, router: Client) -> None:
-    """Whatever the broker had for the client by now has arrived: what a router says then comes after it."""
+    """Waits until all messages for the client have arrived: the router's mark comes after them."""
     mark = f"mark {next(_marks)}".encode()
     client.bus.subscribe(TOPICS.leader)
-    with suppress(Unreachable):  # refused or not: the broker has dealt with all that it asked for before
+    with suppress(Unreachable):  # refused or not: the broker has handled the client's earlier requests
         await client.bus.publish("settled", b"")
     await router.bus.publish(TOPICS.leader, mark)
     async with asyncio.timeout(200):
@@ -204,7 +204,7 @@ HEAD, CHANGES, TABLE = (f"{BASE}/vpcs/0000000004d2/{topic}" for topic in ("head"
 async def test_who_may_write(
     by: str, user: str, may: list[str], may_not: list[str], *, broker: ShippedBroker
 ) -> None:
-    """A publish that is refused fails, says so once, and reaches nobody."""
+    """A refused publish fails with one log line, and no client receives it."""
     async with client(broker, OBSERVER) as observer, client(broker, ROUTER, name="seed") as seed:
         await seed.bus.publish(TOPICS.leader, b"0", retain=True)
         observer.bus.subscribe(f"{BASE}/#", "#")
@@ -213,20 +213,20 @@ async def test_who_may_write(
         if user == OBSERVER:
             await publish(observer, may, may_not)
         else:
-            async with client(broker, user, by=by) as talker:
-                await publish(talker, may, may_not)
+            async with client(broker, user, by=by) as publisher:
+                await publish(publisher, may, may_not)
         await synchronize(observer, seed)
         assert {message.topic for message in observer.received if message.payload == b"1"} == set(may)
 
 
-async def publish(talker: Client, may: list[str], may_not: list[str]) -> None:
+async def publish(publisher: Client, may: list[str], may_not: list[str]) -> None:
     for topic in may:
-        await talker.bus.publish(topic, b"1", retain=True)
+        await publisher.bus.publish(topic, b"1", retain=True)
     for topic in may_not:
         with capture_logs() as logs:
             for _ in range(2):
                 with pytest.raises(Unreachable, match="Not authorized"):
-                    await talker.bus.publish(topic, b"1", retain=True)
+                    await publisher.bus.publish(topic, b"1", retain=True)
         assert [line["topic"] for line in logs if line["event"] == "broker refused a request"] == [topic]
 
 
@@ -249,7 +249,7 @@ async def publish(talker: Client, may: list[str], may_not: list[str]) -> None:
         ),
     ],
 )
-async def test_who_may_hear(user: str, receives: set[str], broker: ShippedBroker) -> None:
+async def test_who_may_receive(user: str, receives: set[str], broker: ShippedBroker) -> None:
     """Neither what is retained nor what passes, however it subscribes; a node nothing of other nodes."""
     topics = [TOPICS.leader, TOPICS.sync("r"), HEAD, CHANGES, TABLE, f"{BASE}/vpcs/0000000004d2/other/1"]
     theirs = [TOPICS.status(*B.split("/")), TOPICS.endpoints(*B.split("/"))]
@@ -324,9 +324,9 @@ async def test_a_payload_above_the_limit_ends_no_session_of_ours(
         await until(lambda: node.losses)
 
 
-async def test_what_a_node_says_of_others_is_refused_by_the_router(broker: ShippedBroker, until) -> None:
-    """The broker lets it say anything under its own topic. A SID of another node, or of another VPC, gets nowhere; nor
-    does a network that its attachment is not entitled to, and the node cannot write the list that says so.
+async def test_a_nodes_registration_of_others_is_refused_by_the_router(broker: ShippedBroker, until) -> None:
+    """The broker accepts any payload on the node's own topic. The router rejects a SID of another node or VPC, and a
+    network that the attachment is not entitled to; the node cannot write the list of entitlements.
     """
     async with client(broker, OPERATOR) as operator:
         await operator.bus.publish(

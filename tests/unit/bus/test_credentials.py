@@ -1,4 +1,4 @@
-"""Every combination of URL and credentials that cannot work ends the process at start and says which setting it is."""
+"""Every combination of URL and credentials that cannot work ends the process at start with the setting's name."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from galactic.settings import RouterSettings, load
 
 @pytest.fixture
 def files(authority, tmp_path):
-    """What the arguments name: a CA, a client's pair, another's key, and things that are no certificates."""
+    """The files of the cases: a CA, a client's pair, another's key, and files that are no certificates."""
     ca = authority("ca")
     one, other = ca.issue("one"), ca.issue("other")
     (tmp_path / "text").write_text("not a certificate\n")

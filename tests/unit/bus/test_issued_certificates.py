@@ -32,7 +32,7 @@ HOUR = timedelta(hours=1)
 
 
 class Server(MemoryApi):
-    """As the API server, it writes into each request who made it. ``tokens``: what the client's token says."""
+    """Writes the requester into each request, as the API server does: ``account``, and ``extra`` of its token."""
 
     def __init__(self) -> None:
         super().__init__()

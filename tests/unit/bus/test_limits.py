@@ -1,4 +1,4 @@
-"""What a broker announces that it takes: obeyed, or refused with a sentence. With a real Mosquitto where it can."""
+"""Limits that a broker announces: the client obeys, or refuses with a message. With a real Mosquitto where it can."""
 
 import asyncio
 from types import SimpleNamespace

@@ -94,7 +94,7 @@ async def test_many_publishes_are_all_confirmed_and_all_arrive(broker: Mosquitto
         assert {delivery.topic for delivery in arrived} == {f"n/{number}" for number in range(3000)}
 
 
-async def test_a_wrong_password_is_retried_and_said(mosquitto: Mosquitto) -> None:
+async def test_a_wrong_password_is_retried_and_logged(mosquitto: Mosquitto) -> None:
     mosquitto.start(config=f"listener {mosquitto.port} 127.0.0.1\nallow_anonymous false\n")
     with capture_logs() as logs:
         async with PahoBus(MqttSettings(mqtt_url=mosquitto.url, mqtt_username="nobody"), "a") as bus:

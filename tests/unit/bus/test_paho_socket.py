@@ -1,4 +1,4 @@
-"""What the socket is given: packets whole or not at all, nothing of one's own back, and patience that ends."""
+"""Writes to the socket: packets whole or not at all, no recursion into paho, and a limit to waiting."""
 
 import asyncio
 from types import SimpleNamespace
@@ -29,7 +29,7 @@ class Socket:
 
 
 def web(socket: Socket) -> SimpleNamespace:
-    """As paho's: it keeps what the socket did not take of a frame, and says then that nothing was sent."""
+    """As paho's WebSocket: it keeps the unsent rest of a frame, and returns 0 meanwhile."""
 
     def send(packet: bytes) -> int:
         if not connection._sendbuffer:

@@ -1,4 +1,4 @@
-"""What waits for the consumer is bounded, and nothing is lost by it: not in memory, not over a real connection."""
+"""The queue to the consumer is bounded, and loses nothing: neither in memory nor over a real connection."""
 
 import asyncio
 

@@ -168,7 +168,7 @@ def passwords(tmp_path: Path) -> Path:
     ("user", "password"), [pytest.param("u", "wrong", id="password"), pytest.param("v", "right", id="user")]
 )
 async def test_a_wrong_password_at_an_older_broker(mosquitto, passwords, *, user: str, password: str) -> None:
-    """It says what is wrong at each attempt, with the remedy, and does not go back to a version that there is not."""
+    """The client logs the reason and the remedy at each attempt, and tries no protocol version that does not exist."""
     mosquitto.start(
         config=f"listener {mosquitto.port} 127.0.0.1\nallow_anonymous false\npassword_file {passwords}\n"
     )

@@ -1,4 +1,4 @@
-"""TCP, TLS and WebSockets against a real Mosquitto, and what a connection that is refused says and counts."""
+"""TCP, TLS and WebSockets against a real Mosquitto; log and metrics of refused connections."""
 
 import asyncio
 import socket
@@ -207,12 +207,12 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize(("url", "given", "reasons", "word"), REFUSALS)
-async def test_a_connection_that_is_refused_says_why(
+async def test_a_refused_connection_has_a_reason(
     url: str, given: dict, reasons: tuple[str, ...], word: str, *, broker: Broker, until, monkeypatch
 ) -> None:
     """In the log at each attempt, in the metric, and once in the stream that conditions are made of.
 
-    What a broker says against a client certificate may be lost with the connection, more often on a busy machine: so
+    A broker's TLS alert against a client certificate may be lost with the connection, more often on a busy machine: so
     there are many attempts.
     """
     monkeypatch.setattr(module, "BACKOFF_SECONDS", (0.05, 0.2))
@@ -229,7 +229,7 @@ async def test_a_connection_that_is_refused_says_why(
             messages = [await anext(arrived) for _ in range(len(bus._received))]
     assert all(isinstance(item, Disconnected) for item in messages)
     assert any(word in item.reason for item in messages), messages
-    assert all(one != other for one, other in pairwise(messages)), "the same problem is told once"
+    assert all(one != other for one, other in pairwise(messages)), "the same problem is reported once"
     assert "right" not in repr(logs)
     assert "wrong" not in repr([line for line in logs if "password" in given])
     name = "galactic_mqtt_connection_failures_total"

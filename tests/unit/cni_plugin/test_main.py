@@ -26,7 +26,7 @@ def limited(seconds):
 
 
 def run(command, path, body=CONFIG, *, plugin=None, stdout=subprocess.PIPE, **more):
-    """The plugin as a runtime starts it, but patient with whoever is held up, here or there; or the one in a file.
+    """Runs the plugin as a runtime does, but with time-outs for slow machines; or the one in a file.
     Without a body its standard input is closed.
     """
     variables = {

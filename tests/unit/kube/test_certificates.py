@@ -25,7 +25,7 @@ def serving(bundle: Bundle) -> x509.Certificate:
 
 
 def trusts(trusted: Bundle, served: Bundle, now: datetime) -> bool:
-    """Whether whoever knows the CAs of one bundle accepts what is served from the other."""
+    """Whether a client with the CAs of one bundle accepts the serving certificate of the other."""
     certificate = serving(served)
     for authority in authorities(trusted):
         try:
@@ -47,7 +47,7 @@ def test_nothing_is_due_for_two_thirds_of_a_life() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.floats(0.001, 0.04), min_size=60, max_size=60))
-def test_replicas_that_look_at_any_pace_meet_nobody_who_cannot_check(pauses: list[float]) -> None:
+def test_replicas_that_renew_at_any_pace_trust_each_other(pauses: list[float]) -> None:
     """The one who trusts, and the one who serves, are behind by up to a third of the overlap."""
     lifetime = Lifetime(timedelta(hours=1))
     delay, now = lifetime.overlap / 3, NOW
@@ -58,7 +58,7 @@ def test_replicas_that_look_at_any_pace_meet_nobody_who_cannot_check(pauses: lis
         after = renewed(history[-1][1], NAMES, lifetime, now)
         changes += after != history[-1][1]
         history.append((now, after))
-        # Everything that somebody may still hold: the last one that is old enough, and all since.
+        # All bundles that a replica may still use: the last one that is old enough, and all since.
         old = max((index for index, (when, _) in enumerate(history) if when <= now - delay), default=0)
         recent = dict.fromkeys(bundle for _, bundle in history[old:])
         assert all(trusts(one, other, now) for one in recent for other in recent)

@@ -1,4 +1,4 @@
-"""Whoever does not lead reads, and writes nothing."""
+"""A replica that does not lead reads, and writes nothing."""
 
 import pytest
 

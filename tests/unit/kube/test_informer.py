@@ -18,7 +18,7 @@ def pod(name: str, version: int) -> Object:
 
 
 class Script:
-    """An API server that answers each list and each watch with the next thing it was told to."""
+    """An API server that answers each list and each watch with the next step of its script."""
 
     def __init__(self, *steps: object) -> None:
         self.steps = list(steps)

@@ -166,7 +166,7 @@ async def test_one_request_that_is_lost_does_not_cost_the_lease(candidates):
     assert a.task_begun == 1, "its work was never stopped"
 
 
-async def test_a_time_out_is_told_as_what_it_is(candidates):
+async def test_a_time_out_is_reported_as_one(candidates):
     a = candidates("a")
     await until(lambda: a.active)
     candidates.server.mute.add("a")

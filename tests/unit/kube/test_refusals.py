@@ -1,4 +1,4 @@
-"""What the API server refuses, as our errors."""
+"""Refusals of the API server as Galactic's errors."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Which firewall rules the plan has, and how they are told to iptables."""
+"""The firewall rules of the plan, and their arguments to iptables."""
 
 from ipaddress import IPv6Network
 

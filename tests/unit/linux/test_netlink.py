@@ -1,4 +1,4 @@
-"""Route messages: what is packed is what the kernel's headers say, and unpacks to what it was."""
+"""Route messages: packed as the kernel's headers define, and unpacked to the same route."""
 
 import errno
 import struct
@@ -140,7 +140,7 @@ def test_metric_zero_is_the_familys_default(network, metric, same):
     assert (route_key(5, ip_network(network), metric) == route_key(5, ip_network(network))) is same
 
 
-def test_keys_say_what_they_are_of():
+def test_keys_decode_to_table_network_and_metric():
     assert route_of(route_key(101, V6, 7)) == (101, V6, 7)
 
 
@@ -192,12 +192,12 @@ def test_other_peoples_routes_are_not_ours():
     assert decoded(changed(message, 21, "=B", 186)) == {}
 
 
-def test_a_missing_device_is_told_before_anything_is_sent():
+def test_a_missing_device_raises_before_anything_is_sent():
     with pytest.raises(KeyError):
         Encoder(DEVICES.__getitem__).set(route_key(5, V4), Direct("eth9"), 1)
 
 
-def test_replies_are_told_apart_by_sequence_number():
+def test_replies_are_matched_by_sequence_number():
     def answer(sequence, code):
         return HEADER.pack(36, 2, 0, sequence, 0) + struct.pack("=i", -code) + bytes(16)
 
@@ -210,7 +210,7 @@ def test_the_last_of_a_burst_asks_for_an_answer():
     assert (length, kind, flags & 4, sequence) == (len(message), 24, 4, 3)
 
 
-def test_an_interrupted_dump_says_so():
+def test_an_interrupted_dump_is_reported():
     decoder = Decoder(lambda _: "")
     assert decoder.feed(HEADER.pack(20, 3, 0x10, 1, 0) + bytes(4)) == Reply(1, 0)
     assert decoder.interrupted

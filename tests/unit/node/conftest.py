@@ -1,6 +1,6 @@
 """A node controller on a kernel and a broker in memory; only socket, records and plugin are real.
 
-Nothing here happens because time has passed, unless a test asks for it: nobody gives up, and nobody looks now and then.
+Timers do not fire unless a test asks for it: no time-out, and no periodic check.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ PLUGIN = (
 assert PATIENT in PLUGIN
 ON_A_CLOCK_OF_THEIR_OWN = ("test_storm.py",)
 TURN_SECONDS = 0.0003
-"""What a step of the kernel takes: other things happen in the middle of it."""
+"""Seconds that a step of the kernel takes: other tasks run in the middle of it."""
 
 
 def pytest_asyncio_loop_factories(

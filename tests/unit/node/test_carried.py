@@ -89,7 +89,7 @@ def decided_by(node, watched):
 
 
 def inside(node):
-    """What the pod's interface has."""
+    """The addresses and routes of the pod's interface."""
     return node.kernel.namespaces["/ns/1"]["galactic0"]
 
 

@@ -403,7 +403,7 @@ async def test_another_interface_of_the_same_container_is_another_holder(node, c
     assert HOST_END in node.kernel.host.links
 
 
-async def test_what_was_asked_for_while_nobody_listened_is_done_later(node, config):
+async def test_requests_while_no_controller_listens_are_done_later(node, config):
     """DELs and whatever else lies there: half a file, another verb, no request at all."""
     await node.cni("ADD", config())
     await node.stop()
@@ -427,7 +427,7 @@ async def test_what_was_asked_for_while_nobody_listened_is_done_later(node, conf
 @pytest.mark.parametrize(
     ("speaks", "reported"), [("0.4.0", {"mac"}), ("1.0.0", {"mac"}), ("1.1.0", {"mac", "mtu"})]
 )
-def test_what_devices_are_like_is_told_as_the_version_has_it(config, speaks, reported):
+def test_devices_are_reported_as_the_version_has_them(config, speaks, reported):
     given = attachment_of(plugin_config(json.dumps(config()).encode()), "c1", "/ns/1", "galactic0")
     host, inside = Device("02:00:00:00:00:01", 1460), Device("02:00:00:00:00:02", 1460)
     ends = result(given, speaks, (host, inside), {})["interfaces"]

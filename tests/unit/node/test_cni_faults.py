@@ -226,8 +226,8 @@ async def test_two_hundred_pods_at_once(node, config):
     assert len(node.store.attachments) == 200
 
 
-class Days:
-    """What a runtime does in the course of time, at random, and what must then be attached: only what it was told."""
+class RuntimeHistory:
+    """Random calls of a runtime, and the attachments that must follow: exactly those of ADDs that succeeded."""
 
     def __init__(self, node, config, seed):
         self.node, self.config, self.dice = node, config, random.Random(seed)
@@ -323,7 +323,7 @@ async def test_a_thousand_calls_then_rebuilt_from_nothing(node, config, seed, mo
     controller starts with the records alone.
     """
     monkeypatch.setattr("galactic.node.dataplane.sync.BACKOFF_SECONDS", (0.01, 0.05))
-    days = Days(node, config, seed)
+    days = RuntimeHistory(node, config, seed)
     for _ in range(250):
         await days.step()
     attachments = {

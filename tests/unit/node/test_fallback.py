@@ -91,7 +91,7 @@ class MemoryKube:
 
 
 class Cluster:
-    """One node with broker and API server, and what its kernel routes elsewhere. Time is what ``moment`` says."""
+    """One node with broker and API server, and its kernel's routes to other nodes. ``clock`` is the time."""
 
     def __init__(self, node):
         self.node, self.broker, self.kube = node, MemoryBroker(), MemoryKube()
@@ -101,7 +101,7 @@ class Cluster:
         return self.clock
 
     async def wait(self, falling):
-        """For as long as a table that is not to be relied on is put up with."""
+        """Advances the clock until a table that is out of date is no longer used."""
         await until(lambda: not falling._trusted(1234) and falling._deadlines)
         self.clock += sum(fallback.PATIENCE)
 
@@ -195,7 +195,7 @@ async def test_without_a_router_routes_come_from_the_api_server(cluster, monkeyp
 
 
 async def test_a_pod_takes_the_place_of_the_last_one(cluster):
-    """Nobody was asked meanwhile, so nobody saw that the VPC was not hosted for a moment."""
+    """No subscriber noticed meanwhile that the VPC was not hosted for a moment."""
     cluster.broker.stop()
     cluster.kube.set("new", 3, 3, 3, 60, 100)
     async with running(cluster) as falling:
@@ -203,7 +203,7 @@ async def test_a_pod_takes_the_place_of_the_last_one(cluster):
         await until(lambda: cluster.routes == {"10.1.1.3": 3})
         store, pod = cluster.node.store, cluster.node.store.attachments[1234, 42]
         store.detach(pod.key)
-        store.drain_dirty()  # as a round of the kernel's begins
+        store.drain_dirty()  # as at the beginning of a pass over the kernel
         store.attach(pod)
         assert cluster.routes == {}
         await until(lambda: cluster.routes == {"10.1.1.3": 3})

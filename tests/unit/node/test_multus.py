@@ -90,7 +90,7 @@ def test_files_are_read_when_they_change(tmp_path: Path, monkeypatch: pytest.Mon
     assert states(tmp_path, configuration) == (True, False, "MultusNotFirst")
 
 
-async def test_whoever_is_told_is_told_of_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_callback_gets_each_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(multus, "CHECK_SECONDS", 0.001)
     turns: list[Any] = []
     configuration = MultusConfiguration(tmp_path)
@@ -105,7 +105,7 @@ async def test_whoever_is_told_is_told_of_turns(tmp_path: Path, monkeypatch: pyt
     assert turns == [False, True]
 
 
-async def test_nobody_looks_without_a_folder() -> None:
+async def test_without_a_folder_nothing_is_checked() -> None:
     configuration = MultusConfiguration(None)
-    await configuration.run(lambda: pytest.fail("told"))
+    await configuration.run(lambda: pytest.fail("called"))
     assert configuration.conditions() == ()

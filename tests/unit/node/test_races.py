@@ -1,4 +1,4 @@
-"""What changes between taking something and finishing with it: the kernel, the disk and the pods do not wait for us."""
+"""Changes of kernel, disk and pods in the middle of a pass of the node controller."""
 
 import asyncio
 from ipaddress import ip_network
@@ -58,7 +58,7 @@ def out_of_space(*_):
 
 
 async def test_a_pod_gives_way_to_another_while_the_kernel_is_read(node, config, monkeypatch):
-    """The round sees the VPC left, and deletes its routes; whoever came meanwhile needs them again."""
+    """The pass finds the VPC without pods and deletes its routes; a pod that came meanwhile needs them again."""
     await node.cni("ADD", config())
     set_table(node.store, 1, table(2, 3))
     await until(lambda: len(remote(node)) == 2)
@@ -83,7 +83,7 @@ async def test_a_pod_gives_way_to_another_while_the_kernel_is_read(node, config,
 
 
 async def test_a_table_changes_while_a_pod_gives_way_to_another(node, config):
-    """It is changed in place: whoever holds it has to be told, or does not know what the kernel has."""
+    """The table is changed in place: its users get the former values, or would not know the kernel's state."""
     await node.cni("ADD", config())
     routes = table(2, 3)
     set_table(node.store, 1, routes)
@@ -122,7 +122,7 @@ async def test_a_record_that_cannot_be_written_keeps_no_route_waiting(node, conf
     assert node.store.attachments[KEY].settled, "the next view is another chance"
 
 
-async def test_what_cannot_be_remembered_is_told_nevertheless(node, config, monkeypatch):
+async def test_a_change_that_cannot_be_recorded_is_registered_nevertheless(node, config, monkeypatch):
     await node.cni("ADD", config())
     changed = node.store.watch()
     changed.clear()
@@ -134,7 +134,7 @@ async def test_what_cannot_be_remembered_is_told_nevertheless(node, config, monk
     await until(lambda: HOST_END not in node.kernel.host.links)
 
 
-async def test_an_add_that_cannot_be_remembered_leaves_nothing(node, config, monkeypatch):
+async def test_an_add_that_cannot_be_recorded_leaves_nothing(node, config, monkeypatch):
     put_node, failed = node.store._checkpoint.put_node, []
 
     def first_fails(file):

@@ -210,7 +210,7 @@ STEPS = st.lists(st.one_of(*(st.tuples(st.just(step), given) for step, given in 
 
 @settings(max_examples=600, deadline=None)
 @given(STEPS)
-def test_the_kernel_follows_whatever_is_told_in_whatever_order(steps):
+def test_the_kernel_follows_the_tables_in_any_order(steps):
     """Also while it is written: each delta takes its time."""
     model = SlowTable()
     model.snapshot([])
@@ -357,7 +357,7 @@ def test_an_adopted_route_with_another_metric_gets_the_right_one_without_a_gap()
     assert jobs[1:] == [(place(TABLE, 0) + network, known[:16], True)]
 
 
-def test_a_table_that_was_told_before_the_first_dump_is_not_mistaken_for_written():
+def test_a_table_from_before_the_first_dump_is_not_taken_for_written():
     routes = RemoteRoutes()
     routes.set_table(Source.KUBERNETES, 1, table(route(1), route(3)))
     kernel = in_kernel(route(1), route(2))
@@ -368,7 +368,7 @@ def test_a_table_that_was_told_before_the_first_dump_is_not_mistaken_for_written
     assert model.kernel == in_kernel(route(1), route(2), route(3))
 
 
-def test_ipv4_metrics_tell_segments_apart_and_rank_before_the_end_of_a_vrf():
+def test_ipv4_metrics_differ_by_segment_and_rank_before_the_end_of_a_vrf():
     network = pack("10.0.0.1/32")
     metrics = {encap_metric(network, number.to_bytes(16, "big")) for number in range(10_000)}
     assert len(metrics) > 9_900

@@ -39,8 +39,8 @@ class MemoryKube:
         self.object = (self.object or {"metadata": {"name": "node-1"}}) | {"spec": {"prefix": prefix}}
         self._notify(kind)
 
-    def judge(self, *statuses):
-        """What the operator does."""
+    def set_conditions(self, *statuses):
+        """Writes the operator's conditions of the NodeSegment."""
         conditions = self.object.get("status", {}).get("conditions", [])
         kept = [condition for condition in conditions if condition["type"] != "Accepted"]
         self.object = self.object | {
@@ -213,7 +213,7 @@ async def test_a_segment_that_is_made_again_gets_its_whole_status(node, config):
     assert {**after, "conditions": ()} == {**before, "conditions": (), "sequence": node.store.node.sequence}
 
 
-async def test_what_is_wrong_is_told_again_after_the_api_server_was_away(node):
+async def test_a_problem_is_reported_again_after_the_api_server_was_away(node):
     kube = MemoryKube()
     kube.set("2001:db8:ff01:100::/120")
     async with reporting(node, kube) as segment:
@@ -224,7 +224,7 @@ async def test_what_is_wrong_is_told_again_after_the_api_server_was_away(node):
         assert "/120" in segment.problem
 
 
-async def test_what_the_operator_says_of_it_is_neither_taken_back_nor_kept_for_it(node, config):
+async def test_the_operators_conditions_are_neither_removed_nor_kept(node, config):
     kube = MemoryKube()
     kube.set("2001:db8:ff01:100::/56")
 
@@ -234,11 +234,11 @@ async def test_what_the_operator_says_of_it_is_neither_taken_back_nor_kept_for_i
 
     async with reporting(node, kube):
         await until(lambda: types() == ["Ready"])
-        kube.judge(OVERLAP)
+        kube.set_conditions(OVERLAP)
         await node.cni("ADD", config())
         await until(lambda: kube.object["status"].get("endpoints"))
         assert types() == ["Accepted", "Ready"]
-        kube.judge()
+        kube.set_conditions()
         await node.cni("DEL", config())
         await until(lambda: not kube.object["status"]["endpoints"])
         assert types() == ["Ready"]
@@ -251,7 +251,7 @@ async def test_conditions_that_were_overtaken_wait_and_endpoints_do_not(node, co
         await until(lambda: kube.object.get("status", {}).get("conditions"))
         await until(kube.events.empty)
         events, kube.events = kube.events, asyncio.Queue()  # a watch that is behind
-        kube.judge(OVERLAP)
+        kube.set_conditions(OVERLAP)
         kube.object["status"]["conditions"][0] |= {"reason": "Mangled"}
         await node.cni("ADD", config())
         await until(lambda: kube.object["status"].get("endpoints"))
@@ -263,7 +263,7 @@ async def test_conditions_that_were_overtaken_wait_and_endpoints_do_not(node, co
 
 
 async def test_an_answer_that_comes_late_is_not_taken_for_what_is_so_now(node, config, monkeypatch):
-    """The watch was quicker: it has told already of what the operator said after our patch."""
+    """The watch was quicker: it has the operator's condition from after our patch already."""
     kube = MemoryKube()
     kube.set("2001:db8:ff01:100::/56")
     async with reporting(node, kube) as segment:
@@ -274,7 +274,7 @@ async def test_an_answer_that_comes_late_is_not_taken_for_what_is_so_now(node, c
         async def slowly(*arguments, **more):
             monkeypatch.setattr(kube, "patch", patch)
             answer = await patch(*arguments, **more)
-            kube.judge(OVERLAP)
+            kube.set_conditions(OVERLAP)
             await until(lambda: segment._version == str(kube.version))
             return answer
 

@@ -1,4 +1,4 @@
-"""What a node says and hears over a broker that fails."""
+"""A node's messages in both directions over a broker that fails."""
 
 import asyncio
 from contextlib import asynccontextmanager
@@ -77,7 +77,7 @@ ROUTE = Route("10.1.1.2/32", ("2001:db8:ff02:100::4d2:2",), "default", "node-2",
 
 
 async def test_a_pod_takes_the_place_of_the_last_one(node, config):
-    """At once: that the VPC was not hosted for a moment is seen by nobody but the kernel."""
+    """At once: the VPC is not hosted for a moment, which only the kernel notices."""
     broker = MemoryBroker()
     publish_table(broker, 7, ROUTE)
     async with registered(node, broker):
@@ -85,12 +85,12 @@ async def test_a_pod_takes_the_place_of_the_last_one(node, config):
         await until(lambda: node.store.tables.complete(1234))
         pod = node.store.attachments[1234, 42]
         node.store.detach(pod.key)
-        node.store.drain_dirty()  # as a round of the kernel's begins
+        node.store.drain_dirty()  # as at the beginning of a pass over the kernel
         node.store.attach(pod)
         await until(lambda: list(node.store.tables[1234]))
 
 
-async def test_endpoints_are_told_whole_and_retained(node, config):
+async def test_endpoints_are_published_whole_and_retained(node, config):
     broker = MemoryBroker()
     async with registered(node, broker):
         await until(lambda: ENDPOINTS in broker.retained)
@@ -118,7 +118,7 @@ async def test_sequences_only_grow(node, config):
     assert sequences == sorted(sequences)
 
 
-async def test_everything_is_told_again_to_a_broker_that_forgot(node, config):
+async def test_everything_is_published_again_to_a_broker_that_lost_it(node, config):
     broker = MemoryBroker()
     async with registered(node, broker):
         await node.cni("ADD", config())
@@ -129,7 +129,7 @@ async def test_everything_is_told_again_to_a_broker_that_forgot(node, config):
         assert listed(broker) == ["default/blue-G"]
 
 
-async def test_everything_is_told_again_to_a_new_leader_and_only_to_a_new_one(node):
+async def test_everything_is_published_again_for_a_new_leader_and_only_for_a_new_one(node):
     broker = MemoryBroker()
 
     def count() -> int:

@@ -1,4 +1,4 @@
-"""The host is prepared and kept so: what is looked at when, what is told, what is put back and counted."""
+"""The host is prepared and kept so: checks, conditions, repairs and their metrics."""
 
 import asyncio
 from ipaddress import IPv6Address, IPv6Network
@@ -110,7 +110,9 @@ async def test_nothing_is_done_again_while_nothing_changes(host_setup, machine, 
 
 
 async def test_the_packet_filter_follows_the_uplinks(host_setup, machine, clock, drifted):
-    """It is written at once, and nobody's drift. It waits for the underlay: it would drop what comes by there."""
+    """It is written at once, and does not count as drift. It waits for the underlay: it would drop packets from
+    there.
+    """
     machine.network = None
     await host_setup.check()
     assert "filter" not in machine.done
@@ -241,7 +243,7 @@ async def test_a_chain_of_others_that_drops_is_a_condition_with_the_remedy(host_
     assert conditions(host_setup)["PacketFilter"] == (True, "NftTables")
 
 
-async def test_a_contested_filter_is_put_back_once_a_minute_and_told(host_setup, machine, clock):
+async def test_a_contested_filter_is_put_back_once_a_minute_and_reported(host_setup, machine, clock):
     await host_setup.check()
     for _ in range(setup.CONTESTED):
         assert conditions(host_setup)["PacketFilter"] == (True, "NftTables")
@@ -284,7 +286,7 @@ async def test_the_underlay_is_judged(host_setup, machine, clock, underlay, expe
     assert all(condition.message for condition in host_setup.conditions())
 
 
-async def test_a_refused_filter_is_told_and_tried_again(host_setup, machine, clock, drifted):
+async def test_a_refused_filter_is_reported_and_tried_again(host_setup, machine, clock, drifted):
     machine.refuses = "Permission denied"
     assert await host_setup.check() < 2
     assert host_setup.problem == "iptables: Permission denied"

@@ -176,7 +176,7 @@ async def test_whatever_happens_the_kernel_ends_up_as_planned(tmp_path, seed, ca
     with suppress(TimeoutError):
         async with asyncio.timeout(10):
             while difference is None or difference:
-                if not calm:  # in the calm nobody but us wrote anything: nothing has to be found out
+                if not calm:  # without other writers no drift has to be found
                     storm.sync.on_external_change()
                 await asyncio.sleep(0.05)
                 if storm.store.attachments.hosted <= plan.tables_of(storm.kernel.host).keys():

@@ -25,7 +25,7 @@ def route(last: int, node: int = 2, epoch: int = 1, function: int = 0) -> Route:
 
 
 def set_table(store, revision, routes):
-    """As MQTT tells a whole table."""
+    """Sets a whole table, as MQTT does."""
     store.set_table(1234, Source.MQTT, revision, dict(entry(1234, "default", item) for item in routes))
 
 
@@ -120,7 +120,7 @@ async def test_of_two_rivals_here_the_one_that_the_router_chose_has_the_network(
 
 
 async def test_a_table_that_comes_late_is_not_written(node, config, monkeypatch):
-    """The last pod has gone, and the broker has not heard yet that nobody listens any more."""
+    """The last pod has gone, and the broker has not processed the node's unsubscription yet."""
     await node.cni("ADD", config())
     set_table(node.store, 1, [route(2), route(3)])
     await until(lambda: remote(node) == {"2", "3"})
@@ -216,7 +216,7 @@ async def test_new_networks_reach_running_pods(node, config):
 
 
 async def test_a_pod_that_died_without_del_is_forgotten(node, config, monkeypatch):
-    """However slow a machine is: the kernel tells once that the link is gone, and nothing more happens."""
+    """However slow a machine is: the kernel notifies once that the link is gone."""
     monkeypatch.setattr("galactic.node.dataplane.sync.VERIFY_SECONDS", 0.2)
     monkeypatch.setattr("galactic.node.dataplane.sync.VERIFY_SHARE", 10**6)
     await node.cni("ADD", config())
@@ -343,8 +343,10 @@ async def test_a_sysctl_that_was_changed_is_put_back_though_nothing_tells(node, 
     await until(lambda: node.kernel.host.sysctls["net/vrf/strict_mode"] == "1")
 
 
-async def test_a_device_that_was_made_anew_gets_its_routes_back(node, config, monkeypatch):
-    """Somebody deletes it and makes one of the same name: it looks the same, but the kernel dropped its routes."""
+async def test_a_device_that_was_made_again_gets_its_routes_back(node, config, monkeypatch):
+    """Another program deletes it and makes one of the same name: it looks the same, but the kernel dropped its
+    routes.
+    """
     monkeypatch.setattr("galactic.node.dataplane.sync.OWN_SECONDS", 0.0)
     await node.cni("ADD", config())
     before = node.kernel.host.routes.copy()
@@ -359,7 +361,7 @@ async def test_a_device_that_was_made_anew_gets_its_routes_back(node, config, mo
     await until(lambda: node.kernel.host.routes == before)
 
 
-async def test_what_comes_of_our_own_writing_is_not_looked_into_at_once(node, config, monkeypatch):
+async def test_events_of_our_own_writes_are_not_checked_at_once(node, config, monkeypatch):
     monkeypatch.setattr("galactic.node.dataplane.sync.EVENT_SECONDS", 0.01)
     monkeypatch.setattr("galactic.node.dataplane.sync.OWN_SECONDS", 10.0**6)
     looks = []

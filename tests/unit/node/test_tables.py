@@ -45,7 +45,7 @@ class Router:
         return changes
 
     def snapshot(self) -> list[tuple[object, object]]:
-        """What is published for the packed table: the shards that differ, then the head."""
+        """The messages of the packed table: the shards that differ, then the head."""
         self.history[self.revision] = dict(self.routes)
         sent: list[tuple[object, object]] = []
         if not self.routes and self.wipes:
@@ -83,7 +83,7 @@ def receive(table: TableReplica, kind: object, message: object, now: float) -> b
 
 
 def follow(published, table: TableReplica):
-    """What somebody knows who is told only what changed."""
+    """The table of a reader that gets the changes alone."""
     before = table.drain_before()
     if before is None:
         return dict(table.routes)
@@ -436,7 +436,7 @@ def test_whatever_is_lost_nothing_that_arrived_is_requested_again(shards, pace, 
     counts = {number: broker.sent.count(number) for number in range(shards)}
     if len(lost) < shards:
         assert {*counts.values()} == {1}
-    else:  # of nothing that arrived could be told which is missing
+    else:  # nothing arrived that shows which shard is missing
         assert max(counts.values()) <= 2
 
 

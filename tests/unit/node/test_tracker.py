@@ -25,7 +25,7 @@ class Model:
         put(self.desired, key, value)
 
     def meddle(self, key, value):
-        """Another program writes, and the kernel tells."""
+        """Another program writes, and the kernel notifies."""
         put(self.kernel, key, value)
         self.tracker.observe(key, value)
 

@@ -1,4 +1,4 @@
-"""A node whose records are lost while its kernel lives, one that was booted anew, and one that gets another prefix."""
+"""A node whose records are lost while its kernel lives, one that was rebooted, and one that gets another prefix."""
 
 import asyncio
 import copy
@@ -188,7 +188,7 @@ async def test_what_nobody_knows_goes(attached, lost):
 
 
 async def test_after_a_reboot_the_status_forgets_and_epochs_go_on(attached, config):
-    """Whatever the clock says now: what the status has from before is older."""
+    """Whatever the clock is now: the status' entries from before are older."""
     node, kube, broker = attached
     (endpoint,) = kube.status["endpoints"]
     ahead = endpoint["epoch"] + 3600 * 10**9

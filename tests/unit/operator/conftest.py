@@ -54,12 +54,12 @@ class Cluster:
         return EPOCH + asyncio.get_running_loop().time()
 
     async def lead(self) -> None:
-        """The reconciler acts; what is told from then on it sees."""
+        """The reconciler leads, and receives events from then on."""
         self.api.observer = self._observe
         self._work = asyncio.create_task(self.reconciler.lead())
 
     async def depose(self) -> None:
-        """It stops acting in the middle of whatever it does, and goes on watching."""
+        """It stops leading in the middle of its work, and goes on watching."""
         if self._work:
             self._work.cancel()
             await asyncio.wait({self._work})

@@ -44,7 +44,7 @@ def caches(
     segments: dict[str, dict[str, Any]],
     agents: dict[str, bool] | None = None,
 ) -> Caches:
-    """What is there; ``agents``: whether the node controller's Pod of a node is ready."""
+    """The cached objects; ``agents``: whether the node controller's Pod of a node is ready."""
     made = Caches()
     for segment in pods:
         made.pods.set(segment)
@@ -211,7 +211,7 @@ def runs(cluster: Any, name: str, **more: Any) -> None:
 
 
 def report(cluster: Any, *names: str) -> None:
-    """What the node has attached."""
+    """The node reports these attachments."""
     patch = {"status": {"endpoints": [endpoint(f"default/{name}") for name in names]}}
     cluster.api.change(NODE_SEGMENTS, "node-1", patch, subresource="status")
 
@@ -228,7 +228,7 @@ def messages(cluster: Any, kind: str) -> list[str]:
 
 
 async def test_the_story_of_a_pod(clusters: Any) -> None:
-    """It is found, attached after all, and lost; what is told goes with the condition."""
+    """It is found, attached after all, and lost; Events and metric follow the condition."""
     cluster = await started(clusters)
     runs(cluster, "web")
     await cluster.settled()
@@ -250,7 +250,7 @@ async def test_the_story_of_a_pod(clusters: Any) -> None:
     await cluster.stop()
 
 
-async def test_nothing_is_said_while_nothing_changes(clusters: Any) -> None:
+async def test_nothing_is_written_while_nothing_changes(clusters: Any) -> None:
     cluster = await started(clusters)
     runs(cluster, "web")
     await cluster.settled()
@@ -261,7 +261,7 @@ async def test_nothing_is_said_while_nothing_changes(clusters: Any) -> None:
     await cluster.stop()
 
 
-async def test_an_attachment_without_a_pod_says_nothing(clusters: Any) -> None:
+async def test_an_attachment_without_a_pod_has_no_condition(clusters: Any) -> None:
     cluster = await started(clusters)
     cluster.attachment("a")
     await cluster.settled()

@@ -1,4 +1,4 @@
-"""What happens to VPCs and attachments, from creation to the end."""
+"""VPCs and attachments from creation to deletion."""
 
 import asyncio
 import json
@@ -83,7 +83,7 @@ async def test_definition_is_repaired(cluster, edit):
 
 
 async def test_a_definition_that_another_made_just_now_is_waited_for(cluster):
-    """The watch has not told of it yet."""
+    """The watch has not delivered it yet."""
     cluster.vpc("v")
     await cluster.settled()
     seen, cluster.api.observer = cluster.api.observer, lambda *_: None
@@ -98,7 +98,7 @@ async def test_a_definition_that_another_made_just_now_is_waited_for(cluster):
     assert cluster.condition("Ready", "a")["reason"] == "NameTaken"
 
 
-async def test_definition_of_somebody_else_is_left_alone(cluster):
+async def test_definition_of_another_owner_is_left_alone(cluster):
     cluster.api.put(NADS, {"metadata": {"name": "a"}, "spec": {"config": "theirs"}}, "default")
     cluster.vpc("v")
     cluster.attachment("a")
@@ -125,7 +125,7 @@ async def test_of_two_with_one_address_exactly_one_is_ready_and_the_other_follow
     assert cluster.condition("Conflict", "b") is None
 
 
-async def test_conflicts_of_what_is_attached_are_the_routers_to_tell(cluster):
+async def test_conflicts_of_attached_pods_are_reported_by_the_router(cluster):
     cluster.vpc("v")
     cluster.attachment("a", "v", "10.1.1.7/24")
     await cluster.settled()
@@ -415,7 +415,7 @@ async def test_identifier_cannot_be_changed(cluster):
     assert cluster.status("v", resource=VPCS)["identifier"] == "0000000004d2"
 
 
-async def test_without_a_grant_the_refusal_does_not_tell_whether_the_vpc_exists(cluster):
+async def test_without_a_grant_the_refusal_does_not_disclose_whether_the_vpc_exists(cluster):
     cluster.vpc("v")
     cluster.attachment("a", "default/v", namespace="other")
     cluster.attachment("b", "default/w", namespace="other")
@@ -512,7 +512,7 @@ async def test_one_objects_failure_blocks_no_other(cluster):
 
 
 async def test_a_write_in_between_is_neither_lost_nor_overwritten(cluster):
-    """The router's word arrives between our look and our write: the write is refused, looked at anew, and done."""
+    """The router writes between the operator's read and write: the write is refused, and repeated on the new state."""
     cluster.vpc("v")
     await cluster.settled()
     status = {
@@ -559,7 +559,7 @@ async def test_a_deletion_that_the_watch_missed_is_found_by_the_resync(cluster):
     assert cluster.status("b")["ready"] is True
 
 
-async def test_events_tell_of_turns(cluster):
+async def test_events_report_transitions(cluster):
     cluster.vpc("v")
     cluster.attachment("a", "v", "10.1.1.7/24")
     await cluster.settled()
@@ -749,7 +749,7 @@ async def test_leading_again_forgets_nothing_and_hands_nothing_out_twice(cluster
 
 
 def _both(cluster, standby):
-    """What the API tells goes to the one that leads and to the one that stands by."""
+    """Events go to the leader and to the standby."""
 
     def seen(resource, event):
         leader = cluster.reconciler
@@ -822,7 +822,7 @@ def events_of(cluster, kind, name):
     ]
 
 
-async def test_each_transition_is_told_once_and_a_flapping_object_not_for_ever(cluster, monkeypatch):
+async def test_each_transition_is_reported_once_and_a_flapping_object_not_for_ever(cluster, monkeypatch):
     monkeypatch.setattr("galactic.operator.events.REFILL_SECONDS", float("inf"))  # however long this takes
     cluster.attachment("a", "v", "172.16.0.1/24")
     await cluster.settled()

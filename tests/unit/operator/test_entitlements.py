@@ -1,4 +1,4 @@
-"""What the operator publishes of the cluster's attachments, for routers outside."""
+"""Entitlements of the cluster's attachments, which the operator publishes for routers outside."""
 
 import asyncio
 from contextlib import asynccontextmanager

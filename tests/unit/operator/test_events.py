@@ -8,7 +8,7 @@ from galactic.operator.events import BURST, Events
 META = Meta(name="v", namespace="ns", uid="u")
 
 
-async def test_an_object_has_a_budget_that_refills_and_repetitions_are_not_told():
+async def test_an_object_has_a_budget_that_refills_and_repetitions_are_dropped():
     clock = [0.0]
     events = Events(MemoryApi(), lambda: clock[0])
     assert events.record(VPCS, META, "Normal", "Ready", "one")

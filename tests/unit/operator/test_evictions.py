@@ -158,8 +158,8 @@ async def test_nothing_is_evicted_while_multus_is_away(clusters: Any) -> None:
     await cluster.stop()
 
 
-async def test_what_the_router_says_otherwise_of_is_not_evicted(clusters: Any) -> None:
-    """A node that does not reach the API server has told the router, over MQTT, what it attached."""
+async def test_a_pod_that_the_router_has_as_attached_is_not_evicted(clusters: Any) -> None:
+    """A node that does not reach the API server has registered its attachments with the router, over MQTT."""
     cluster = await started(clusters)
     cluster.attachment("a")
     await cluster.settled()

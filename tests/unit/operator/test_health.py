@@ -1,4 +1,4 @@
-"""What the program says on /healthz while the API server is away, comes and goes; and it stays up."""
+"""The program's /healthz while the API server is away, comes and goes; and it stays up."""
 
 import json
 import subprocess
@@ -57,7 +57,7 @@ class Answers(BaseHTTPRequestHandler):
 
 @contextmanager
 def kept_port() -> Iterator[int]:
-    """A port where nobody listens. It stays bound, so nobody else is given it."""
+    """A port without a listener. It stays bound, so the kernel gives it to no other program."""
     with ports.kept() as keeper:
         yield ports.number(keeper)
 
@@ -93,7 +93,7 @@ def server() -> Iterator[Callable[[int], ThreadingHTTPServer]]:
 
 
 @pytest.mark.timeout(5 * PATIENCE_SECONDS)
-def test_an_api_server_that_is_away_is_said_and_waited_for(
+def test_an_api_server_that_is_away_is_reported_and_waited_for(
     tmp_path: Path, api: int, port: int, server: Callable[[int], ThreadingHTTPServer]
 ) -> None:
     config = {

@@ -1,4 +1,4 @@
-"""What the operator keeps of objects: all that it reads, and little more."""
+"""The fields of objects that the operator caches: all that it reads, and few others."""
 
 import asyncio
 import gc

@@ -29,7 +29,7 @@ def unknown(cluster, monkeypatch):
     return fields
 
 
-async def test_it_is_said_with_the_remedy_until_the_kinds_are_applied(cluster, unknown):
+async def test_it_is_reported_with_the_remedy_until_the_kinds_are_applied(cluster, unknown):
     cluster.vpc("v")
     cluster.attachment("a")
     cluster.attachment("b")
@@ -45,10 +45,10 @@ async def test_it_is_said_with_the_remedy_until_the_kinds_are_applied(cluster, u
         lambda: cluster.condition("KindsCurrent", "a") and cluster.condition("KindsCurrent", "b")
     )
     for name in ("a", "b"):
-        told = cluster.condition("KindsCurrent", name)
-        assert (told["status"], told["reason"]) == ("False", "KindOutdated")
-        assert "status.carriers, status.configuration" in told["message"]
-        assert "kubectl apply" in told["message"]
+        condition = cluster.condition("KindsCurrent", name)
+        assert (condition["status"], condition["reason"]) == ("False", "KindOutdated")
+        assert "status.carriers, status.configuration" in condition["message"]
+        assert "kubectl apply" in condition["message"]
     assert "carriers" not in cluster.status("a")
     await cluster.until(lambda: any(event["reason"] == "KindOutdated" for event in cluster.api.all(EVENTS)))
     unknown.clear()  # the kinds are applied, which has no event

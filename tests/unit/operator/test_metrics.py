@@ -1,4 +1,4 @@
-"""What the operator exposes of figures that other parts of it count."""
+"""Metrics of the operator that other parts of it count."""
 
 from prometheus_client import CollectorRegistry, generate_latest
 

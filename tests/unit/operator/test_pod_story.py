@@ -122,7 +122,7 @@ async def test_of_another_namespace_by_its_grant(cluster):
 
 
 @pytest.mark.parametrize("vpc", ["", "a/b/c", "/v", "v/"])
-async def test_an_annotation_that_names_no_vpc_is_told_to_the_pod(cluster, vpc):
+async def test_an_annotation_that_names_no_vpc_is_an_event_of_the_pod(cluster, vpc):
     pod(cluster, "web")
     cluster.api.change(PODS, "web", {"metadata": {"annotations": {VPC_ANNOTATION: vpc}}}, "default")
     await cluster.stop()
@@ -248,7 +248,7 @@ async def test_one_pods_refusal_blocks_no_other(cluster):
 
 
 async def test_an_attachment_that_another_made_just_now_is_waited_for(cluster):
-    """The watch has not told of it yet."""
+    """The watch has not delivered it yet."""
     cluster.vpc("v")
     await cluster.settled()
     seen, cluster.api.observer = cluster.api.observer, lambda *_: None
@@ -267,7 +267,7 @@ async def test_an_attachment_that_another_made_just_now_is_waited_for(cluster):
     assert not events_of(cluster, "web") & {"NameTaken", "Conflict", "AlreadyExists"}
 
 
-async def test_two_pods_on_one_attachment_are_told_where_one_looks_at_it(cluster):
+async def test_two_pods_on_one_attachment_are_an_event_of_the_attachment(cluster):
     cluster.vpc("v")
     cluster.attachment("a")
     pod(cluster, "old", vpc="", attachment="a", label="a")
@@ -285,6 +285,6 @@ async def test_two_pods_on_one_attachment_are_told_where_one_looks_at_it(cluster
 
 
 def shared(cluster):
-    """What Events of reason Shared say."""
+    """Messages of Events with reason Shared."""
     events = [event for (plural, _, _), event in cluster.api.objects.items() if plural == EVENTS.plural]
     return [event["message"] for event in events if event["reason"] == "Shared"]

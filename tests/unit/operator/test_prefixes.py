@@ -25,9 +25,11 @@ def first_free(
     held: dict[Key, IPv6Network], pool: IPv6Network, length: int, cursor: int
 ) -> IPv6Network | None:
     candidates = [*pool.subnets(new_prefix=length)]
-    ordered = [it for it in candidates if int(it.network_address) >= cursor]
-    ordered += [it for it in candidates if int(it.network_address) < cursor]
-    return next((it for it in ordered if not any(it.overlaps(other) for other in held.values())), None)
+    ordered = [network for network in candidates if int(network.network_address) >= cursor]
+    ordered += [network for network in candidates if int(network.network_address) < cursor]
+    return next(
+        (network for network in ordered if not any(network.overlaps(other) for other in held.values())), None
+    )
 
 
 @given(

@@ -1,4 +1,4 @@
-"""What happens between a request and its answer, and in a namespace that is going away."""
+"""Changes between a request and its answer, and in a namespace that is being deleted."""
 
 from structlog.testing import capture_logs
 
@@ -36,7 +36,7 @@ def answers(cluster, method, resource, meanwhile):
     setattr(cluster.api, method, slowly)
 
 
-async def test_a_definition_that_goes_before_its_making_is_told_is_made_again(cluster):
+async def test_a_definition_that_is_deleted_before_its_creation_is_answered_is_made_again(cluster):
     async def goes(_answer):
         cluster.api.remove(NADS, "a", "default")
 
@@ -111,8 +111,8 @@ async def test_nothing_is_asked_for_in_a_namespace_that_is_going(cluster):
     assert not [entry for entry in logs if entry["log_level"] != "debug"]
 
 
-async def test_a_refusal_in_a_namespace_that_is_going_is_no_news(cluster):
-    """The watch of namespaces has not told of it yet."""
+async def test_a_refusal_in_a_terminating_namespace_is_not_reported(cluster):
+    """The watch of namespaces has not delivered it yet."""
     cluster.vpc("v", namespace="other", allowedNamespaces={"from": "All"})
     cluster.attachment("a", "other/v")
     await cluster.settled()

@@ -1,4 +1,4 @@
-"""An attachment that its node has and no router has told of says so, after a while and not before."""
+"""An attachment that its node has and no router has published gets ``Routed=False``, after a while and not before."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -63,9 +63,9 @@ class Clock:
     [
         pytest.param(caches(segment(LONG_AGO)), attachment(), True, id="the-router-is-away"),
         pytest.param(caches(segment(AHEAD)), attachment(), True, id="of-a-node-whose-clock-is-ahead"),
-        pytest.param(caches(segment(LONG_AGO)), attachment("node-1", LONG_AGO), False, id="told"),
+        pytest.param(caches(segment(LONG_AGO)), attachment("node-1", LONG_AGO), False, id="published"),
         pytest.param(
-            caches(segment(LONG_AGO)), attachment("node-2", LONG_AGO - 9), True, id="a-move-not-told"
+            caches(segment(LONG_AGO)), attachment("node-2", LONG_AGO - 9), True, id="a-move-not-published"
         ),
         pytest.param(
             caches(segment(LONG_AGO)), attachment("node-2", NOW), False, id="the-newest-is-elsewhere"
@@ -76,7 +76,7 @@ class Clock:
         pytest.param(caches(segment(LONG_AGO), live=False), attachment(), False, id="run-to-its-end"),
     ],
 )
-def test_what_is_said(seen: Any, known: VpcAttachment, expected: bool) -> None:
+def test_the_condition(seen: Any, known: VpcAttachment, expected: bool) -> None:
     clock = Clock()
     unpublished = Unpublished(clock)
     assert unpublished.state(seen, KEY, known) == (None, expected), "patience at first, whatever the epoch"
@@ -89,7 +89,7 @@ def test_what_is_said(seen: Any, known: VpcAttachment, expected: bool) -> None:
         assert "galactic-router" in state.message
 
 
-def test_patience_begins_anew() -> None:
+def test_patience_begins_again() -> None:
     clock = Clock()
     unpublished = Unpublished(clock)
     steps = [
@@ -98,7 +98,7 @@ def test_patience_begins_anew() -> None:
         (segment(2), attachment(), False),  # attached again
         (segment(2), attachment(), True),
         (segment(2), attachment("node-1", 2), False),
-        (segment(2), attachment(), False),  # what was told was taken back
+        (segment(2), attachment(), False),  # the endpoint was withdrawn
         (segment(2), None, False),
         (segment(2), attachment(), False),  # a namesake
     ]

@@ -58,7 +58,7 @@ async def test_annotated_node_gets_a_segment_that_it_owns(cluster):
         pytest.param("2001:db8:1:100::/56", "PrefixOutsideSpace", id="outside-the-space"),
     ],
 )
-async def test_a_prefix_that_will_not_do_is_told_by_an_event(clusters, prefix, reason):
+async def test_an_unusable_prefix_is_reported_by_an_event(clusters, prefix, reason):
     cluster = clusters(Rules(srv6_block=IPv6Network("2001:db8:ff00::/40")))
     await cluster.start()
     node(cluster, "n1", prefix)

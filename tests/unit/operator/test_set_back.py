@@ -38,7 +38,7 @@ class Caching:
 
 
 class Informing:
-    """What router, node and webhook have: an informer's calls."""
+    """The cache of router, node and webhook: an informer's calls."""
 
     def __init__(self, api: Api, *, cached: bool = False) -> None:
         self._values: dict[str, Any] = {}

@@ -473,7 +473,7 @@ STEPS = st.lists(
 
 
 class Model:
-    """What is due to each ordinal. ``surplus``: since when it is not wanted and has no pod."""
+    """The attachment that each ordinal must have. ``surplus``: since when it is not wanted and has no pod."""
 
     def __init__(self, cluster, sets):
         self.cluster, self.sets = cluster, sets
@@ -482,7 +482,7 @@ class Model:
     def check(self):
         for number in range(3):
             self._check(number, f"db-{number}")
-        assert len({tuple(held) for held in self.held.values()}) == len(self.held)
+        assert len({tuple(addresses) for addresses in self.held.values()}) == len(self.held)
 
     def _check(self, number, name):
         now, present = self.cluster.now(), attachment(self.cluster, name)

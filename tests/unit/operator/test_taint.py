@@ -124,7 +124,7 @@ async def test_it_comes_back_where_that_is_asked_for(clusters: Any) -> None:
 
 
 async def test_it_follows_the_agents_pod(clusters: Any) -> None:
-    """After a reboot the NodeSegment still says what was true before."""
+    """After a reboot the NodeSegment still has the state from before."""
     cluster = await started(clusters, set_node_taint=True)
     await report(cluster, READY)
     assert taints(cluster) == []

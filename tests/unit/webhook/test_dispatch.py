@@ -1,4 +1,4 @@
-"""From request to answer: caches that are behind refuse nobody, and what waits is told in time."""
+"""From request to answer: stale caches refuse no request, and a pod that waits is answered in time."""
 
 import asyncio
 from dataclasses import replace
@@ -150,7 +150,9 @@ async def test_a_grant_that_was_just_given_counts_before_the_cache_has_it(
     assert (await dispatcher.validate(request(VPC_ATTACHMENTS, _abroad()))).refusal is None
 
 
-async def test_a_refusal_does_not_tell_whether_the_vpc_exists(dispatcher: Dispatcher, api: MemoryApi) -> None:
+async def test_a_refusal_does_not_disclose_whether_the_vpc_exists(
+    dispatcher: Dispatcher, api: MemoryApi
+) -> None:
     api.store(VPCS, vpc())
     api.store(NAMESPACES, {"metadata": {"name": "apps"}})
     warnings = []
@@ -280,9 +282,7 @@ async def test_addresses_are_held_from_the_moment_they_are_known(
     assert (await dispatcher.validate(request(VPC_ATTACHMENTS, second))).refusal is None
 
 
-async def test_the_clusters_ranges_are_read_where_they_are_told(
-    dispatcher: Dispatcher, api: MemoryApi
-) -> None:
+async def test_the_clusters_ranges_are_read_from_nodes(dispatcher: Dispatcher, api: MemoryApi) -> None:
     api.store(
         NODES, {"metadata": {"name": "node-1"}, "spec": {"podCIDRs": ["10.244.1.0/24", "fd00:244::/64"]}}
     )
@@ -374,7 +374,7 @@ async def test_an_identifier_needs_a_permission(dispatcher: Dispatcher, api: Mem
     plain = vpc(ready=False)
     answer = await dispatcher.validate(request(VPCS, joining, plain, user=tenant))
     assert "tenant may not join" in str(answer.refusal)
-    # Nobody is asked about a VPC that requests none, or the one that it has.
+    # No review is made of a VPC that requests none, or the one that it has.
     has = plain | {"status": {"identifier": SHARED}}
     assert (await dispatcher.validate(request(VPCS, plain, user=tenant))).refusal is None
     assert (await dispatcher.validate(request(VPCS, joining, has, user=tenant))).refusal is None

@@ -1,4 +1,4 @@
-"""VPCs, VPCAttachments and NodeSegments: what is refused, what is warned of, and what is nobody's business any more."""
+"""VPCs, VPCAttachments and NodeSegments: refusals, warnings, and objects that are no longer checked."""
 
 import dataclasses
 from ipaddress import IPv6Network, ip_address, ip_network

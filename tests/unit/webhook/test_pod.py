@@ -1,4 +1,4 @@
-"""What becomes of Pods that ask for an attachment."""
+"""Pods that ask for an attachment: completed, refused, or left alone."""
 
 import json
 from typing import Any
@@ -210,7 +210,7 @@ def test_generated_names_are_labels(name: str, expected: str) -> None:
     assert len(expected) <= 63
 
 
-def test_labels_tell_attachments_apart() -> None:
+def test_labels_differ_by_attachment() -> None:
     names = ["web", GENERATED, "a" * 64, "a" * 65]
     values = {pod.label(name) for name in names}
     assert len(values) == len(names)

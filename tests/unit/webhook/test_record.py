@@ -1,4 +1,4 @@
-"""The webhook's record of an attachment: what it says, and what it costs."""
+"""The webhook's record of an attachment: its fields, and its size."""
 
 import gc
 import tracemalloc

@@ -76,7 +76,7 @@ def registration(
 
 
 class Clock:
-    """Time that goes on when it is told to: to when the next one wakes up of those who sleep by it."""
+    """A clock that advances on request: to the time at which the next sleeper wakes up."""
 
     def __init__(self, begin: datetime) -> None:
         self.at = begin
@@ -92,7 +92,7 @@ class Clock:
         await future
 
     async def wake(self) -> None:
-        """Returns when whoever was woken sleeps again."""
+        """Wakes the next sleeper, and returns when it sleeps again."""
         sleeping = len(self._sleepers)
         wake_at, _, future = heapq.heappop(self._sleepers)
         self.at = max(self.at, wake_at)
@@ -134,7 +134,7 @@ async def serving_on(
     access: Access = Access(0),  # noqa: B008  (frozen)
     stopping: asyncio.Event | None = None,
 ) -> AsyncIterator[int]:
-    """A server's port. One that was free a moment ago may be somebody else's by now: then another one."""
+    """A server's port. Tries another where the port was taken meanwhile."""
     while True:
         port = free_port()
         server = Server(
@@ -165,7 +165,7 @@ def authorities(api: MemoryApi) -> str:
 
 
 def trusting(api: MemoryApi) -> ssl.SSLContext:
-    """What the API server trusts at this moment."""
+    """The API server's trust: the CAs in the configuration."""
     return ssl.create_default_context(cadata=authorities(api))
 
 
@@ -378,7 +378,7 @@ async def test_the_time_out_in_the_request_counts(api: MemoryApi) -> None:
         assert "no answer within 0.5 s" in json.loads(text)["response"]["status"]["message"]
 
 
-async def test_too_late_and_broken_are_said_clearly(api: MemoryApi, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_time_out_and_a_bug_are_reported(api: MemoryApi, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving, "ANSWER_SECONDS", 0.1)
 
     async def sleepy(_: Request) -> Answer:
@@ -450,7 +450,7 @@ async def test_only_the_api_servers_certificate_is_answered(api: MemoryApi, tmp_
         certificate.require(bundle(api).ca.certificates)
         apiserver = client(bundle(api), "apiserver", tmp_path)
         assert (await ask(apiserver(trusting(api)), port, body))[0] == 200
-        # A pod has no certificate, or one of another CA, or the cluster's CA made one for somebody else.
+        # A pod has no certificate, or one of another CA, or one that the cluster's CA made for another client.
         with pytest.raises(aiohttp.ClientError):
             await ask(trusting(api), port, body)
         with pytest.raises(aiohttp.ClientError):
