@@ -191,18 +191,18 @@ async def test_the_lock_passes_to_the_next_router(server, monkeypatch: pytest.Mo
 
 
 async def test_a_frozen_holder_loses_the_lock(server, monkeypatch: pytest.MonkeyPatch, until) -> None:
-    """As seen by the server: a session that says nothing is ended, and the next gets the lock."""
+    """The server ends a session without traffic, and the next gets the lock."""
     monkeypatch.setattr(lock, "ANSWER_SECONDS", 3600.0)  # so that it is not the holder who gives up
     frozen = AdvisoryLock(server.url(), key=99)
     alive = asyncio.Event()
 
     async def mine(_: object) -> bool:
-        await alive.wait()  # what a stopped process does: nothing
+        await alive.wait()  # as in a stopped process
         return True
 
     frozen._owned = mine
     locked, next_one = asyncio.Event(), asyncio.Event()
-    # Whoever is held up for longer than the server waits begins again.
+    # A candidate that is slower than the server's time-out begins again.
     election = asyncio.create_task(LockElection(frozen, retry=0.1).run(lambda _: locked.set()))
     await locked.wait()
     other = AdvisoryLock(server.url(), key=99)

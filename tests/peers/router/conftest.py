@@ -16,7 +16,7 @@ from galactic_lab.controlplane import mosquitto
 
 PATIENCE_SECONDS = 120
 LAST = "$SYS/broker/version"
-"""What every Mosquitto retains."""
+"""A topic that every Mosquitto retains."""
 
 
 @pytest.fixture
@@ -25,12 +25,12 @@ def topology() -> Topology:
 
 
 class Mosquitto(mosquitto.Mosquitto):
-    """A broker of the test's own that says what it retains."""
+    """A broker of the test's own, whose retained messages can be read."""
 
     def retained(self, filters: str = "galactic/v1/vpcs/#") -> dict[str, str]:
-        """What ``mosquitto_sub`` is given that subscribes now, all of it, however long that takes.
+        """All retained messages that ``mosquitto_sub`` receives, however long that takes.
 
-        A broker sends what it retains in the order of the filters, so there is no more when the last one's is there.
+        A broker sends retained messages in the order of the filters, so the last filter's message is the end.
         """
         program = shutil.which("mosquitto_sub")
         assert program, "mosquitto_sub is needed: apt-get install mosquitto-clients"
@@ -39,7 +39,7 @@ class Mosquitto(mosquitto.Mosquitto):
         with subprocess.Popen(
             [program, "-p", str(self.port), *asked, "-F", "%t %p"], stdout=subprocess.PIPE, text=True
         ) as listening:
-            # Killed: of what it catches, SIGTERM or its own alarm, it can hang for ever.
+            # Killed: it catches SIGTERM and its own alarm, and can hang for ever.
             impatient = threading.Timer(PATIENCE_SECONDS, listening.kill)
             impatient.start()
             assert listening.stdout
@@ -49,7 +49,7 @@ class Mosquitto(mosquitto.Mosquitto):
                     break
                 messages[topic] = payload
             else:
-                pytest.fail("the broker did not say what it retains")
+                pytest.fail("the broker did not send its retained messages")
             impatient.cancel()
             listening.kill()
         return messages
@@ -64,7 +64,7 @@ def a_mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither we nor the broker are given up for being held up, and nobody is heard again without a reason."""
+    """Long time-outs for slow machines, and no periodic re-subscription to all nodes."""
     monkeypatch.setattr(inflight, "PUBACK_SECONDS", 600.0)
     monkeypatch.setattr(paho, "KEEPALIVE_SECONDS", 60)
     monkeypatch.setattr(paho, "SAME_SECONDS", 3600.0)

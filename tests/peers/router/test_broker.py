@@ -9,8 +9,7 @@ from assembling import assembled
 
 from galactic.bus import Connected, Delivery
 from galactic.bus.paho import PahoBus
-from galactic.messages import Changes, decode, digest
-from galactic.messages import Route as Told
+from galactic.messages import Changes, Route, decode, digest
 from galactic.router.controller import Router
 from galactic.router.ingress import subscriptions
 from galactic.router.ingress.damping import SUPPRESS_SECONDS, FloodDamping
@@ -55,7 +54,7 @@ class Listener:
             self.sessions += isinstance(item, Connected)
 
     async def caught_up(self) -> None:
-        """Whatever was confirmed to anybody by now is heard: the broker keeps to the order."""
+        """Waits until all messages that the broker has confirmed are received: it keeps their order."""
         mark = f"{len(self.marks)}".encode()
         while mark not in self.marks:  # a queue that is full drops it
             await self.bus.publish(self.MARK, mark)
@@ -79,13 +78,13 @@ async def listener(
             await asyncio.gather(task, return_exceptions=True)
 
 
-async def say(bus: PahoBus, *messages: tuple[str, bytes]) -> None:
+async def publish_retained(bus: PahoBus, *messages: tuple[str, bytes]) -> None:
     for topic, payload in messages:
         await bus.publish(topic, payload, retain=True)
 
 
 def networks(retained: dict[str, str]) -> list[str] | None:
-    """What a joining node would believe; None: it does not add up."""
+    """The table that a joining node would accept; None: it does not add up."""
     if not retained:
         return []
     try:
@@ -94,7 +93,7 @@ def networks(retained: dict[str, str]) -> list[str] | None:
     except KeyError:
         return None
     routes = [route for shard in shards for route in shard["routes"]]
-    decoded = [Told(**{**route, "segments": tuple(route["segments"])}) for route in routes]
+    decoded = [Route(**{**route, "segments": tuple(route["segments"])}) for route in routes]
     adds_up = (head["count"], head["digest"]) == (len(routes), digest(decoded))
     return (
         sorted(route["network"] for route in routes) if adds_up and len(retained) == 1 + len(shards) else None
@@ -132,15 +131,17 @@ async def test_a_table_larger_than_the_brokers_queue(topology, mosquitto, until)
             assert len(controller.store.tables.routes(0x4D2)) == 5000
             await asyncio.sleep(1)  # for what it might do then
         await client.caught_up()
-        assert len(client.received) == before, "what the broker dropped in the replay was taken for absent"
+        assert len(client.received) == before, (
+            "a message that the broker dropped in the replay was taken for absent"
+        )
 
 
 async def test_a_flood_at_a_broker_with_default_limits_loses_nothing(
     topology, mosquitto, until, monkeypatch
 ) -> None:
-    """Its queue of 1,000 may overflow, and what others say meanwhile be dropped; all of it is heard in the end.
+    """Its queue of 1,000 may overflow and drop messages of other nodes; all arrive in the end.
 
-    However long it takes to say so much, to the router it was all in the same second.
+    The router's clock stands still: all messages are of one second.
     """
     monkeypatch.setattr(subscriptions, "QUIET_SECONDS", 0.5)
     now = [1000.0]
@@ -162,11 +163,13 @@ async def test_a_flood_at_a_broker_with_default_limits_loses_nothing(
 
         await until(lambda: client.sessions and flood.sessions and controller.idle)
         for number in range(1, 6):
-            await say(client.bus, topology.status(f"n{number}"), topology.endpoints(f"n{number}", 1))
+            await publish_retained(
+                client.bus, topology.status(f"n{number}"), topology.endpoints(f"n{number}", 1)
+            )
         last = 2000
         shouting = asyncio.gather(
             *(
-                say(
+                publish_retained(
                     flood.bus,
                     topology.endpoints("n1", number, topology.endpoint("n1", 1, f"10.9.{number % 9}.1/32")),
                 )
@@ -174,7 +177,7 @@ async def test_a_flood_at_a_broker_with_default_limits_loses_nothing(
             )
         )
         for number in range(2, 6):
-            await say(
+            await publish_retained(
                 client.bus,
                 topology.endpoints(
                     f"n{number}", 2, topology.endpoint(f"n{number}", number, f"10.1.1.{number}/32")
@@ -182,7 +185,7 @@ async def test_a_flood_at_a_broker_with_default_limits_loses_nothing(
             )
         await shouting
         final = topology.endpoints("n1", last + 1, topology.endpoint("n1", 1, "10.1.1.1/32"))
-        await say(flood.bus, final)
+        await publish_retained(flood.bus, final)
         expected = {f"10.1.1.{number}/32" for number in range(1, 6)}
         await until(lambda: {*controller.store.tables.routes(0x4D2)} == expected and controller.idle)
         assert figure("floods_total", cluster="default", node="n1") == 1

@@ -1,4 +1,4 @@
-"""Two routers and a real Mosquitto, killed at random steps: what is retained in the end is what the table says."""
+"""Two routers and a real Mosquitto, killed at random steps: in the end the retained messages are the table."""
 
 import asyncio
 import contextlib
@@ -57,7 +57,7 @@ class Replica:
 
 
 class Nodes:
-    """All nodes on one connection. As real ones do they say everything again in a new session."""
+    """All nodes on one connection. Like real ones they register again in a new session."""
 
     def __init__(self, topology, url: str) -> None:
         self.topology = topology
@@ -112,7 +112,7 @@ class Nodes:
 
 
 def believed(retained: dict[str, str]) -> dict[str, Route] | None:
-    """What a joining node believes; None: it waits."""
+    """The table that a joining node accepts; None: it waits."""
     if not retained:
         return {}
     try:
@@ -131,8 +131,8 @@ def believed(retained: dict[str, str]) -> dict[str, Route] | None:
     )
 
 
-class Stage:
-    """Everybody, and what happens to them."""
+class Scenario:
+    """Broker, routers and nodes, and random events."""
 
     def __init__(self, topology, mosquitto, seed: int, extra: str) -> None:
         self.mosquitto, self.extra, self.dice, self.vote = mosquitto, extra, random.Random(seed), Vote()
@@ -161,7 +161,7 @@ class Stage:
         await asyncio.sleep(self.dice.choice([0, 0.02, 0.3, 0.8]))
 
     async def happen(self, event: str, *, moves: bool = False) -> None:
-        """``moves``: nodes have something new to say while whoever it is is dead."""
+        """``moves``: nodes register a change while the killed process is away."""
         leads, other = ("a", "b") if self.vote.chosen == "a" else ("b", "a")
         if event == "leader":
             await self.replicas[leads].kill()
@@ -178,12 +178,12 @@ class Stage:
 
     @property
     def leader(self) -> Router | None:
-        """Whoever leads and has nothing left to do."""
+        """The leader, if it has nothing left to do."""
         controller = self.replicas[self.vote.chosen].controller
         return controller if controller is not None and controller.idle else None
 
     def settled(self) -> bool:
-        """The leader has heard the last word, and its table is one that follows from what was said."""
+        """The leader has received the last messages, and its table follows from them."""
         controller = self.leader
         if controller is None or not self.nodes.bus.connected or self.nodes.changed.is_set():
             return False
@@ -196,7 +196,7 @@ class Stage:
         return routes == (oracle.routes if oracle else {})
 
     def retains(self, retained: dict[str, str]) -> bool:
-        """Whether that is the leader's table, and nobody has anything left to do."""
+        """Whether that is the leader's table, with nothing left to do."""
         return self.settled() and believed(retained) == dict(self.leader.store.tables.routes(VPC))
 
 
@@ -208,10 +208,10 @@ async def test_after_any_death_the_retained_table_is_right(
 ) -> None:
     monkeypatch.setattr(shards, "SHARD_ROUTES", 2)  # so that a change does not rewrite everything
     monkeypatch.setattr(subscriptions, "SWEEP_SECONDS", 1.0)  # what is dropped is lost until then
-    async with Stage(topology, mosquitto, seed, extra) as stage:
+    async with Scenario(topology, mosquitto, seed, extra) as stage:
         for _ in range(STEPS):
             await stage.step()
-        for last in ("nothing", "broker", "leader"):  # and nobody says anything new after it
+        for last in ("nothing", "broker", "leader"):  # and no node registers anything new after it
             await stage.happen(last)
             await until(stage.settled, PATIENCE_SECONDS)
             retained: dict[str, str] = {}

@@ -182,7 +182,7 @@ SCENARIOS: dict[str, tuple[Callable[[Place], list[Decoder]], Callable[[Place], l
 
 
 class Outsider:
-    """What the broker's own clients say and hear."""
+    """Publishes and receives with the broker's own clients."""
 
     def __init__(self, port: int) -> None:
         self._port = str(port)
@@ -218,7 +218,7 @@ class Outsider:
             else:
                 self.retained.pop(topic, None)
 
-    def say(self, topic: str, payload: dict) -> None:
+    def publish(self, topic: str, payload: dict) -> None:
         text = json.dumps(payload)
         command = ["mosquitto_pub", "-p", self._port, "-q", "1", "-r", "-t", f"{BASE}/{topic}", "-m", text]
         subprocess.run(command, check=True)
@@ -239,7 +239,7 @@ class Outsider:
         return routes if adds_up and all(shard["of"] == head["shards"] for shard in shards) else None
 
     def close(self) -> None:
-        self._sub.kill()  # of SIGTERM, which it catches, it can hang for ever
+        self._sub.kill()  # it catches SIGTERM, and can hang for ever
         self._sub.wait()
         self._reader.join()
         assert self._sub.stdout
@@ -264,7 +264,7 @@ def outsider(mosquitto) -> Iterator[Outsider]:
     router = subprocess.Popen([sys.executable, "-m", "galactic.router", *options], stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + PATIENCE_SECONDS
-        # Or the router would see the last word of each topic only.
+        # Or the router would receive the last message of each topic only.
         while f"{BASE}/router/leader" not in outsider.retained:
             assert router.poll() is None, "the router ended"
             assert time.monotonic() < deadline, "the router does not lead"
@@ -300,7 +300,7 @@ def by_network(routes: list[dict]) -> list[dict]:
 
 
 def followed(changes: Iterable[dict], name: str) -> list[dict]:
-    """The table of who listened all along. What came and went before the router had its turn it need not tell of."""
+    """The table of an early subscriber, from all changes. The router may leave out a route that came and went."""
     at, now = 0, {}
     for change in changes:
         assert change.keys() == {"revision", "previous", "set", "delete", "schema"}, name
@@ -314,16 +314,16 @@ def followed(changes: Iterable[dict], name: str) -> list[dict]:
 
 
 def test_scenarios(outsider) -> None:
-    """All at one router, which takes a second for each to be packed: said one after the other, looked at together."""
+    """All at one router, which takes a second to pack each: published one after the other, checked together."""
     places = {name: Place(number) for number, name in enumerate(SCENARIOS, 1)}
     for name, (register, _) in SCENARIOS.items():
         place = places[name]
         for which in (A, B, C):
             status = {"state": "online", "prefix": place.prefix(which), "version": "by hand"}
-            outsider.say(f"nodes/default/{place.node(which)}/status", status)
+            outsider.publish(f"nodes/default/{place.node(which)}/status", status)
         for which, sequence, endpoints in register(place):
             topic = f"nodes/default/{place.node(which)}/endpoints"
-            outsider.say(topic, {"sequence": sequence, "endpoints": endpoints})
+            outsider.publish(topic, {"sequence": sequence, "endpoints": endpoints})
     wanted = {name: by_network(expected(places[name])) for name, (_, expected) in SCENARIOS.items()}
     deadline = time.monotonic() + PATIENCE_SECONDS
     retained: dict[str, object] = {}

@@ -1,7 +1,7 @@
-"""The very processes, killed with SIGKILL at random moments: routers, Mosquitto, PostgreSQL.
+"""The real processes, killed with SIGKILL at random moments: routers, Mosquitto, PostgreSQL.
 
-Whatever died when, in the end what the broker retains is a table that follows from what the nodes said last, and the
-database says the same, with a history in which nobody holds a network twice at a time.
+In the end the broker retains a table that follows from the nodes' last messages, and the database has the same, with a
+history in which no network has two holders at a time.
 """
 
 import asyncio
@@ -71,7 +71,7 @@ def rows_of(routes: Mapping[Network, Route]) -> set[Any]:
 
 
 class Plane:
-    """Everybody, and who is killed."""
+    """Broker, database, routers and nodes, of which one is killed at each step."""
 
     def __init__(self, topology, mosquitto, postgres: Postgres, routers: list[Router], seed: int) -> None:
         self.mosquitto, self.postgres, self.routers = mosquitto, postgres, routers
@@ -99,7 +99,7 @@ class Plane:
         await asyncio.sleep(self.dice.choice([0, 0.3, 1.0, 3.0]))
 
     async def unwritten(self) -> None:
-        """The routers tell what the database does not hear of, and die: only comparing can put that right."""
+        """The routers publish changes while the database is away, and are killed: only a comparison finds these."""
         while (wrong := await asyncio.to_thread(self.settled)) or not (before := self.recorded()):
             if not wrong:
                 self.nodes.move(self.dice)
@@ -115,13 +115,13 @@ class Plane:
             router.start()
 
     def recorded(self) -> set[Any]:
-        """As the broker retains it; nothing where that is not a table just now."""
+        """The broker's retained table; empty where it does not add up just now."""
         return rows_of(believed(self.mosquitto.retained(f"{HERE}/#")) or {})
 
     def settled(self) -> str:
-        """What is not right yet; empty: nothing."""
+        """A difference that is left; empty: none."""
         if not self.nodes.bus.connected or self.nodes.changed.is_set():
-            return "the nodes have not said all"
+            return "the nodes have not registered all"
         retained = self.mosquitto.retained(f"{HERE}/#")
         routes = believed(retained)
         if routes is None:
@@ -134,7 +134,7 @@ class Plane:
             rows_recorded = recorded(self.postgres.url())
         except psycopg.Error as error:
             return f"the database: {error}"
-        return "" if rows_recorded == expected else f"recorded {rows_recorded}, told {expected}"
+        return "" if rows_recorded == expected else f"recorded {rows_recorded}, published {expected}"
 
 
 @pytest.mark.timeout(3 * SECONDS)

@@ -1,4 +1,4 @@
-"""What the router's tests share. Time passes by itself where a test waits for nothing outside its event loop."""
+"""Fixtures of the router's tests. They run on a simulated clock where nothing outside the event loop is involved."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -27,7 +27,7 @@ def topology() -> Topology:
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody is heard again without a reason."""
+    """No periodic re-subscription to all nodes."""
     monkeypatch.setattr(subscriptions, "SWEEP_SECONDS", 3600.0)
 
 

@@ -1,4 +1,4 @@
-"""Several routers on one broker in memory, each with a line of its own that can be cut, and nodes that listen."""
+"""Several routers on one broker in memory, each with a connection that can be cut, and nodes that subscribe."""
 
 import asyncio
 import contextlib
@@ -54,7 +54,7 @@ class Line(MemoryBus):
 
 
 class Vote:
-    """An election that the test decides: ``elect`` somebody; who is ``blind`` is told nothing."""
+    """An election that the test decides with ``elect``; a ``blind`` voter gets no result."""
 
     def __init__(self) -> None:
         self.voters: dict[str, Voter] = {}
@@ -114,7 +114,7 @@ async def replica(broker: MemoryBroker, vote: Vote, name: str, **settings):
 
 
 class Node:
-    """A subscriber with the very state machine of a node; it reads again only when the test says so."""
+    """A subscriber with a node's table replica; it never requests what it lacks."""
 
     def __init__(self, broker: MemoryBroker) -> None:
         self.bus = MemoryBus(broker, None)

@@ -1,4 +1,4 @@
-"""What subscribers are told adds up: to those who listened all along, and to those who join at any moment."""
+"""Messages to subscribers add up to the table: for early subscribers, and for those that join at any moment."""
 
 import asyncio
 
@@ -42,17 +42,17 @@ class Broker:
             assert len(encode(message)) <= MAX_PAYLOAD
             assert message.previous == self.revision
             assert message.revision > message.previous
-            assert message.revision > self.latest, "a revision that was another table's, or somebody else's"
+            assert message.revision > self.latest, "a revision that was another table's, or another writer's"
             self.revision = self.latest = message.revision
             assert not any(self.advertised.get(route.network) == route for route in message.set), (
-                "told again though unchanged"
+                "published again though unchanged"
             )
             self.advertised |= {route.network: route for route in message.set}
             for network in message.delete:
                 del self.advertised[network]
 
     def publish(self, adj_rib_out: AdjRibOut) -> int:
-        """Packs; after every single message whoever joins either sees a whole table or knows better than to believe."""
+        """Packs. After each message a joining node either has a whole table or finds that it is incomplete."""
         pack = adj_rib_out.pack()
         if pack is None:
             return 0
@@ -164,12 +164,12 @@ def test_one_change_rewrites_one_shard() -> None:
     assert len(pack.shards) == 1
 
 
-def test_what_is_told_already_is_not_told_again() -> None:
+def test_an_advertised_route_is_not_advertised_again() -> None:
     adj_rib_out = AdjRibOut(VPC)
     adj_rib_out.put(Diff({route(1).network: route(1)}, {}))
     assert len(adj_rib_out.changes(1)) == 1
     adj_rib_out.put(Diff({route(1).network: route(1, 2)}, {}))
-    adj_rib_out.put(Diff({route(1).network: route(1)}, {}))  # there and back before anybody was told
+    adj_rib_out.put(Diff({route(1).network: route(1)}, {}))  # changed and reverted before it was published
     assert adj_rib_out.changes(2) == []
 
 
@@ -201,8 +201,8 @@ def test_a_table_that_was_wiped_begins_above_though_the_clock_was_set_back() -> 
 
 
 @pytest.mark.parametrize("first", [pytest.param(True, id="before"), pytest.param(False, id="after")])
-def test_what_is_due_is_told_above_a_stranger_as_it_is_recorded(*, first: bool) -> None:
-    """Somebody else tells of a later revision before our change is due, or while it is."""
+def test_a_pending_change_gets_a_revision_above_a_foreign_one(*, first: bool) -> None:
+    """Another writer publishes a later revision before our change is pending, or meanwhile."""
     broker, adj_rib_out = Broker(), AdjRibOut(VPC)
     adj_rib_out.put(Diff(table({1: 1}), {}), 1000)
     broker.receive(adj_rib_out.changes(1000))
@@ -220,7 +220,7 @@ def test_what_is_due_is_told_above_a_stranger_as_it_is_recorded(*, first: bool) 
 
 
 def test_a_chain_leaves_out_the_revisions_of_a_stranger() -> None:
-    """Who is at one of them would take the next of ours for a continuation of what it has."""
+    """A subscriber at one of them would take our next for its continuation."""
     broker, adj_rib_out = Broker(), AdjRibOut(VPC)
     adj_rib_out.put(Diff(table({1: 1}), {}))
     broker.receive(adj_rib_out.changes(1000))
@@ -313,7 +313,7 @@ def test_what_others_write_while_it_is_packed_is_put_right(*, wiped: bool, meanw
 
 
 async def test_a_router_remembers_the_revisions_of_tables_that_are_no_more(until) -> None:
-    """The Adj-RIB-Out of a VPC is given up with its last route; who was told of it may still be there."""
+    """The Adj-RIB-Out of a VPC goes with its last route; its subscribers may still be there."""
     broker, clock = MemoryBroker(), [9000]
     metrics = RouterMetrics(CollectorRegistry())
     publisher = Publisher(broker.session(), metrics)

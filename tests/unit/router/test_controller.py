@@ -36,7 +36,7 @@ async def router(broker: MemoryBroker, replica: str = "r"):
         assert isinstance(outcome[0], asyncio.CancelledError), outcome
 
 
-def say(broker: MemoryBroker, *messages: tuple[str, bytes]) -> None:
+def publish_retained(broker: MemoryBroker, *messages: tuple[str, bytes]) -> None:
     for topic, payload in messages:
         broker.publish(topic, payload, True)
 
@@ -84,22 +84,24 @@ def broker() -> MemoryBroker:
 async def test_registrations_become_changes_and_then_the_retained_table(topology, broker, until) -> None:
     async with router(broker):
         await until(lambda: f"{BASE}/router/leader" in broker.retained)
-        say(
+        publish_retained(
             broker,
             topology.status("n1"),
             topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32")),
         )
         await until(lambda: changes(broker) == [(["10.1.1.1/32@n1"], [])])
-        say(broker, topology.status("n2"))
-        say(broker, topology.endpoints("n2", 1, topology.endpoint("n2", 2, "10.1.1.2/32", "10.7.0.0/16")))
+        publish_retained(broker, topology.status("n2"))
+        publish_retained(
+            broker, topology.endpoints("n2", 1, topology.endpoint("n2", 2, "10.1.1.2/32", "10.7.0.0/16"))
+        )
         await until(lambda: len(changes(broker)) == 2)
         assert changes(broker)[1] == (["10.1.1.2/32@n2", "10.7.0.0/16@n2"], [])
         await until(lambda: whole(broker, "10.1.1.1/32", "10.1.1.2/32", "10.7.0.0/16"))
 
-        say(broker, topology.endpoints("n2", 2))
+        publish_retained(broker, topology.endpoints("n2", 2))
         await until(lambda: len(changes(broker)) == 3)
         assert sorted(changes(broker)[2][1]) == ["10.1.1.2/32", "10.7.0.0/16"]
-        say(broker, topology.endpoints("n1", 2))
+        publish_retained(broker, topology.endpoints("n1", 2))
         await until(lambda: whole(broker))
         sent = [decode(Changes, payload) for payload in published(broker, CHANGES)]
         assert [change.previous for change in sent] == [0, *(change.revision for change in sent[:-1])]
@@ -109,12 +111,16 @@ async def test_a_move_is_one_set_and_what_the_old_node_says_then_changes_nothing
     topology, broker, until
 ) -> None:
     async with router(broker) as controller:
-        say(broker, topology.status("n1"), topology.status("n2"))
-        say(broker, topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32", epoch=1)))
+        publish_retained(broker, topology.status("n1"), topology.status("n2"))
+        publish_retained(
+            broker, topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32", epoch=1))
+        )
         await until(lambda: len(changes(broker)) == 1)
-        say(broker, topology.endpoints("n2", 1, topology.endpoint("n2", 1, "10.1.1.1/32", epoch=2)))
+        publish_retained(
+            broker, topology.endpoints("n2", 1, topology.endpoint("n2", 1, "10.1.1.1/32", epoch=2))
+        )
         await until(lambda: len(changes(broker)) == 2)
-        say(broker, topology.endpoints("n1", 2))
+        publish_retained(broker, topology.endpoints("n1", 2))
         await until(lambda: controller.idle)
         assert changes(broker) == [(["10.1.1.1/32@n1"], []), (["10.1.1.1/32@n2"], [])]
 
@@ -123,21 +129,21 @@ async def test_everything_due_at_once_shares_one_message(topology, broker, until
     async with router(broker) as controller:
         await until(lambda: controller.idle)
         for number in range(1, 21):
-            say(broker, topology.status(f"n{number}"))
+            publish_retained(broker, topology.status(f"n{number}"))
             endpoint = topology.endpoint(f"n{number}", number, f"10.1.1.{number}/32")
-            say(broker, topology.endpoints(f"n{number}", 1, endpoint))
+            publish_retained(broker, topology.endpoints(f"n{number}", 1, endpoint))
         await until(lambda: sum(len(change[0]) for change in changes(broker)) == 20)
         assert len(changes(broker)) == 1
 
 
 async def test_a_router_that_restarts_publishes_nothing_when_nothing_changed(topology, broker, until) -> None:
-    say(broker, topology.status("n1"), topology.status("n2"))
-    say(broker, topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.9/32", epoch=9)))
+    publish_retained(broker, topology.status("n1"), topology.status("n2"))
+    publish_retained(broker, topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.9/32", epoch=9)))
     async with router(broker) as controller:
         await until(lambda: controller.idle and whole(broker, "10.1.1.9/32"))
         # A rival with an older epoch: who holds the network is history, and must survive the restart.
         rival = topology.endpoint("n2", 2, "10.1.1.9/32", "10.1.1.2/32", epoch=1)
-        say(broker, topology.endpoints("n2", 1, rival))
+        publish_retained(broker, topology.endpoints("n2", 1, rival))
         await until(lambda: controller.idle and whole(broker, "10.1.1.9/32", "10.1.1.2/32"))
     before, count = dict(broker.retained), len(broker.published)
     async with router(broker, "r2") as controller:
@@ -156,13 +162,13 @@ async def test_a_router_that_restarts_publishes_nothing_when_nothing_changed(top
 
 
 async def test_a_router_that_restarts_publishes_the_difference_alone(topology, broker, until) -> None:
-    say(broker, topology.status("n1"), topology.status("n2"))
-    say(broker, topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32")))
-    say(broker, topology.endpoints("n2", 1, topology.endpoint("n2", 2, "10.1.1.2/32")))
+    publish_retained(broker, topology.status("n1"), topology.status("n2"))
+    publish_retained(broker, topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32")))
+    publish_retained(broker, topology.endpoints("n2", 1, topology.endpoint("n2", 2, "10.1.1.2/32")))
     async with router(broker) as controller:
         await until(lambda: controller.idle and whole(broker, "10.1.1.1/32", "10.1.1.2/32"))
     revision = decode(Head, broker.retained[HEAD]).revision
-    say(
+    publish_retained(
         broker, topology.endpoints("n2", 2, topology.endpoint("n2", 2, "10.1.1.3/32"))
     )  # while there is no router
     count = len(published(broker, CHANGES))
@@ -174,7 +180,9 @@ async def test_a_router_that_restarts_publishes_the_difference_alone(topology, b
 
 
 async def test_nothing_is_published_before_the_view_is_complete(topology, broker, until) -> None:
-    say(broker, topology.status("n1"), topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32")))
+    publish_retained(
+        broker, topology.status("n1"), topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32"))
+    )
     async with router(broker) as controller:
         await until(lambda: controller.idle and whole(broker, "10.1.1.1/32"))
     before = dict(broker.retained)
@@ -186,7 +194,9 @@ async def test_nothing_is_published_before_the_view_is_complete(topology, broker
 
 
 async def test_what_a_full_queue_dropped_is_asked_for_by_name(topology, broker, until) -> None:
-    say(broker, topology.status("n1"), topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32")))
+    publish_retained(
+        broker, topology.status("n1"), topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32"))
+    )
     async with router(broker) as controller:
         await until(lambda: controller.idle and whole(broker, "10.1.1.1/32"))
     count, lost = len(broker.published), set()
@@ -205,10 +215,14 @@ async def test_what_a_full_queue_dropped_is_asked_for_by_name(topology, broker, 
 
 
 async def test_an_offline_node_keeps_its_routes_across_a_restart(topology, broker, until) -> None:
-    say(broker, topology.status("n1"), topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32")))
+    publish_retained(
+        broker, topology.status("n1"), topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32"))
+    )
     async with router(broker) as controller:
         await until(lambda: controller.idle and whole(broker, "10.1.1.1/32"))
-        say(broker, (topology.topics.status("default", "n1"), b'{"state":"offline","version":"1"}'))
+        publish_retained(
+            broker, (topology.topics.status("default", "n1"), b'{"state":"offline","version":"1"}')
+        )
         await asyncio.sleep(0.2)
         assert whole(broker, "10.1.1.1/32")
     count = len(broker.published)
@@ -220,13 +234,13 @@ async def test_an_offline_node_keeps_its_routes_across_a_restart(topology, broke
 
 async def test_a_node_whose_status_is_cleared_is_gone(topology, broker, until) -> None:
     async with router(broker):
-        say(
+        publish_retained(
             broker,
             topology.status("n1"),
             topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32")),
         )
         await until(lambda: whole(broker, "10.1.1.1/32"))
-        say(broker, (topology.topics.status("default", "n1"), b""))
+        publish_retained(broker, (topology.topics.status("default", "n1"), b""))
         await until(lambda: whole(broker))
 
 
@@ -235,7 +249,7 @@ async def test_a_node_whose_status_is_cleared_is_gone(topology, broker, until) -
 )
 async def test_a_broker_comes_back(topology, broker, until, *, empty: bool) -> None:
     async with router(broker) as controller:
-        say(
+        publish_retained(
             broker,
             topology.status("n1"),
             topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32")),
@@ -252,9 +266,11 @@ async def test_a_broker_comes_back(topology, broker, until, *, empty: bool) -> N
         assert again == ([SHARD, HEAD] if empty else [])
 
 
-async def test_changes_while_the_broker_is_away_are_told_when_it_is_back(topology, broker, until) -> None:
+async def test_changes_while_the_broker_is_away_are_published_when_it_is_back(
+    topology, broker, until
+) -> None:
     async with router(broker) as controller:
-        say(
+        publish_retained(
             broker,
             topology.status("n1"),
             topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32")),
@@ -271,8 +287,10 @@ async def test_changes_while_the_broker_is_away_are_told_when_it_is_back(topolog
 
 
 async def test_shards_that_are_no_more_and_strays_are_cleared(topology, broker, until) -> None:
-    say(broker, (f"{BASE}/vpcs/0000000004d2/table/7", b'{"revision":1,"of":8,"routes":[]}'))
-    say(broker, (f"{BASE}/vpcs/0000000004d2/table/x", b"{}"), (f"{BASE}/vpcs/nonsense/head", b"{}"))
+    publish_retained(broker, (f"{BASE}/vpcs/0000000004d2/table/7", b'{"revision":1,"of":8,"routes":[]}'))
+    publish_retained(
+        broker, (f"{BASE}/vpcs/0000000004d2/table/x", b"{}"), (f"{BASE}/vpcs/nonsense/head", b"{}")
+    )
     async with router(broker) as controller:
         await until(lambda: controller.idle and not [topic for topic in broker.retained if "/vpcs/" in topic])
 
@@ -320,23 +338,25 @@ async def test_bad_input_is_dropped_and_counted(
 ) -> None:
     topic, payload = message
     async with router(broker) as controller:
-        say(
+        publish_retained(
             broker,
             topology.status("n1"),
             topology.endpoints("n1", 5, topology.endpoint("n1", 1, "10.1.1.1/32")),
         )
         await until(lambda: whole(broker, "10.1.1.1/32"))
-        say(broker, (f"{BASE}/{topic}", payload))
+        publish_retained(broker, (f"{BASE}/{topic}", payload))
         await until(lambda: rejected(controller)[reason] == 1)
         assert whole(broker, "10.1.1.1/32")
-        say(broker, topology.endpoints("n1", 6))
+        publish_retained(broker, topology.endpoints("n1", 6))
         await until(lambda: whole(broker))
 
 
 async def test_unknown_fields_are_ignored(topology, broker, until) -> None:
     topic, payload = topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32"))
     async with router(broker):
-        say(broker, topology.status("n1"), (topic, payload.replace(b'{"sequence"', b'{"new":[1],"sequence"')))
+        publish_retained(
+            broker, topology.status("n1"), (topic, payload.replace(b'{"sequence"', b'{"new":[1],"sequence"'))
+        )
         await until(lambda: whole(broker, "10.1.1.1/32"))
 
 
@@ -372,20 +392,22 @@ async def test_unknown_fields_are_ignored(topology, broker, until) -> None:
 )
 async def test_no_noise_stops_the_router(topology, until, noise: list) -> None:
     broker = MemoryBroker()
-    say(broker, *((f"{BASE}/{topic}", payload) for topic, payload in noise))
+    publish_retained(broker, *((f"{BASE}/{topic}", payload) for topic, payload in noise))
     async with router(broker):
-        say(broker, *((f"{BASE}/{topic}", payload) for topic, payload in noise))
+        publish_retained(broker, *((f"{BASE}/{topic}", payload) for topic, payload in noise))
         last = topology.endpoints("n1", 1 << 61, topology.endpoint("n1", 1, "10.1.1.1/32"))
-        say(broker, topology.status("n1"), last)
+        publish_retained(broker, topology.status("n1"), last)
         await until(lambda: changes(broker)[-1:] == [(["10.1.1.1/32@n1"], [])])
 
 
 async def test_a_head_comes_after_its_shards_and_goes_before_them(topology, broker, until) -> None:
     async with router(broker) as controller:
         many = [f"10.1.{number >> 8}.{number & 255}/32" for number in range(1, 601)]
-        say(broker, topology.status("n1"), topology.endpoints("n1", 1, topology.endpoint("n1", 1, *many)))
+        publish_retained(
+            broker, topology.status("n1"), topology.endpoints("n1", 1, topology.endpoint("n1", 1, *many))
+        )
         await until(lambda: controller.idle and HEAD in broker.retained)
-        say(broker, topology.endpoints("n1", 2))
+        publish_retained(broker, topology.endpoints("n1", 2))
         await until(lambda: controller.idle and HEAD not in broker.retained)
     order = [
         (topic.rpartition("/")[2], bool(payload))

@@ -1,4 +1,4 @@
-"""Who floods is put aside: the others are heard meanwhile, its last word counts, and all are listened to again."""
+"""A node that floods is suppressed: others are received meanwhile, its last message counts, and suppression ends."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -24,7 +24,7 @@ TOPICS = Topics("galactic/v1")
 
 
 class Clock:
-    """Seconds that pass when the test says so."""
+    """Seconds; the test sets them."""
 
     now = 1000.0
 
@@ -43,7 +43,7 @@ def floods(clock) -> FloodDamping:
 
 
 def burst(floods: FloodDamping, source: Source, size: int = 1) -> int:
-    """How many messages of a hundred passed before it was put aside."""
+    """The number of messages of a hundred that passed before it was suppressed."""
     for number in range(100):
         if floods.count(source, size):
             return number
@@ -53,15 +53,15 @@ def burst(floods: FloodDamping, source: Source, size: int = 1) -> int:
 @pytest.mark.parametrize(
     ("size", "passed"), [pytest.param(1, 10, id="many"), pytest.param(300, 3, id="large")]
 )
-def test_the_message_above_the_limit_puts_its_source_aside(floods, size: int, passed: int) -> None:
+def test_the_message_above_the_limit_suppresses_its_source(floods, size: int, passed: int) -> None:
     assert burst(floods, FLOOD, size) == passed
     assert [*floods.suppressed] == [FLOOD]
-    assert not floods.count(FLOOD, size), "it is told once"
+    assert not floods.count(FLOOD, size), "it is reported once"
     assert not floods.count(OTHER, 1)
     assert not floods.count(Source(FLOOD.node, "status"), 1), "one topic at a time"
 
 
-def test_who_stays_below_the_limit_is_listened_to(floods, clock) -> None:
+def test_a_source_below_the_limit_is_not_suppressed(floods, clock) -> None:
     for _ in range(1000):
         assert not floods.count(FLOOD, 1)
         clock.now += 1.1 / LIMIT.messages
@@ -81,7 +81,7 @@ def test_each_time_it_takes_twice_as_long(floods, clock) -> None:
     assert holds == [min(shortest * 2**number, longest) for number in range(8)]
 
 
-def test_who_behaves_for_long_enough_is_as_good_as_new(floods, clock) -> None:
+def test_the_penalty_ends_after_good_behaviour(floods, clock) -> None:
     burst(floods, FLOOD)
     clock.now += 4 * SUPPRESS_SECONDS[0]
     assert floods.released() == [FLOOD]
@@ -95,7 +95,7 @@ def test_who_behaves_for_long_enough_is_as_good_as_new(floods, clock) -> None:
 
 
 class InboxAtBroker:
-    """An inbox at a broker in memory, and what came of it."""
+    """An inbox at a broker in memory, with its store and metrics."""
 
     def __init__(self, broker: MemoryBroker, clock: Clock, *, prefixes: bool) -> None:
         self.broker, self.collectors = broker, CollectorRegistry()
@@ -122,7 +122,7 @@ class InboxAtBroker:
             unlisted=lambda: 0,
         )
 
-    def say(self, node: str, sequence: int) -> None:
+    def register(self, node: str, sequence: int) -> None:
         self.broker.publish(
             TOPICS.endpoints("default", node), encode(NodeEndpoints(sequence, ())), retain=True
         )
@@ -156,21 +156,21 @@ async def inbox_at_broker(clock: Clock, *, prefixes: bool = True) -> AsyncIterat
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch) -> None:
-    """Nothing is asked for again but what the flood's end asks for."""
+    """No periodic requests, except for the one at the end of a suppression."""
     monkeypatch.setattr(subscriptions, "POLL_SECONDS", 0.02)
     monkeypatch.setattr(subscriptions, "SWEEP_SECONDS", 1e6)
     monkeypatch.setattr(subscriptions, "QUIET_SECONDS", 1e6)
 
 
-async def test_a_flood_is_not_listened_to_and_the_others_are(clock, until) -> None:
+async def test_a_flood_is_suppressed_and_the_others_are_received(clock, until) -> None:
     async with inbox_at_broker(clock) as inbox:
         for node in ("n1", "n2", "n3"):
             inbox.online(node)
-            inbox.say(node, 1)
+            inbox.register(node, 1)
         await until(lambda: inbox.sequence("n3") == 1)
         with capture_logs() as logs:
             for number in range(2, 200):
-                inbox.say("n1", number)
+                inbox.register("n1", number)
             await until(lambda: TOPICS.endpoints("default", "n2") in inbox.bus.filters)
             assert TOPICS.endpoints("+", "+") not in inbox.bus.filters
             assert TOPICS.endpoints("default", "n1") not in inbox.bus.filters
@@ -178,32 +178,32 @@ async def test_a_flood_is_not_listened_to_and_the_others_are(clock, until) -> No
             deliver = inbox.bus.arrive
             inbox.bus.arrive = lambda item: (delivered.append(item), deliver(item))
             for number in range(200, 300):
-                inbox.say("n1", number)
+                inbox.register("n1", number)
             for number in range(295, 300):
-                inbox.say("n2", number)
+                inbox.register("n2", number)
             live = [item for item in delivered if isinstance(item, Delivery) and not item.retained]
             assert {item.topic for item in live} == {TOPICS.endpoints("default", "n2")}
             await until(lambda: inbox.sequence("n2") == 299)
-            await until(lambda: inbox.sequence("n1") == 299)  # nothing but asking brings that
+            await until(lambda: inbox.sequence("n1") == 299)  # which only a request brings
             assert inbox.figure("topics_aside") == 1
             assert inbox.figure("floods_total", cluster="default", node="n1") == 1
         (line,) = [line for line in logs if "floods its topic" in line["event"]]
         assert (line["node"], line["log_level"]) == ("n1", "warning")
 
 
-async def test_nodes_that_come_into_being_during_a_flood_are_heard(clock, until) -> None:
+async def test_nodes_that_are_new_during_a_flood_are_received(clock, until) -> None:
     async with inbox_at_broker(clock) as inbox:
         for number in range(200):
-            inbox.say("n1", number)
+            inbox.register("n1", number)
         await until(lambda: TOPICS.endpoints("+", "+") not in inbox.bus.filters)
-        inbox.say("n7", 5)
+        inbox.register("n7", 5)
         inbox.online("n7")
         await until(lambda: inbox.sequence("n7") == 5)
-        inbox.say("n7", 6)
+        inbox.register("n7", 6)
         await until(lambda: inbox.sequence("n7") == 6)
 
 
-async def test_a_node_that_comes_while_both_topics_are_flooded_is_heard_when_all_are_asked(
+async def test_a_node_that_is_new_while_both_topics_are_flooded_is_received_by_the_sweep(
     clock, until, monkeypatch
 ) -> None:
     monkeypatch.setattr(subscriptions, "SWEEP_SECONDS", 0.05)
@@ -211,7 +211,7 @@ async def test_a_node_that_comes_while_both_topics_are_flooded_is_heard_when_all
     async with inbox_at_broker(clock) as inbox:
         with capture_logs() as logs:
             for number in range(200):
-                inbox.say("n1", number)
+                inbox.register("n1", number)
                 inbox.online("n1")
             await until(
                 lambda: not {TOPICS.endpoints("+", "+"), TOPICS.status("+", "+")} & {*inbox.bus.filters}
@@ -220,11 +220,11 @@ async def test_a_node_that_comes_while_both_topics_are_flooded_is_heard_when_all
             "once, not by topic"
         )
         inbox.online("n7")
-        inbox.say("n7", 5)
+        inbox.register("n7", 5)
         await until(lambda: inbox.sequence("n7") == 5)
         assert inbox.store.nodes._nodes[NodeRef("default", "n7")].prefix
         assert inbox.figure("topics_aside") == 2
-        assert TOPICS.status("+", "+") not in inbox.bus.filters, "the flood is listened to"
+        assert TOPICS.status("+", "+") not in inbox.bus.filters, "the flood is subscribed to"
 
 
 async def test_in_kubernetes_a_node_is_known_by_its_segment(clock, until) -> None:
@@ -233,7 +233,7 @@ async def test_in_kubernetes_a_node_is_known_by_its_segment(clock, until) -> Non
             for _ in range(20):
                 inbox.broker.publish(f"galactic/v1/nodes/default/n1/{kind}", b"", retain=False)
         await until(lambda: not {TOPICS.endpoints("+", "+"), TOPICS.status("+", "+")} & {*inbox.bus.filters})
-        inbox.say("n7", 5)
+        inbox.register("n7", 5)
         inbox.store.nodes.set_endpoints(NodeRef("default", "n7"), 1, ())
         await until(lambda: inbox.sequence("n7") == 5)
 
@@ -243,16 +243,16 @@ async def test_after_a_flood_all_are_listened_to_by_wildcard_again(clock, until)
         for node in ("n1", "n2"):
             inbox.online(node)
         for number in range(200):
-            inbox.say("n1", number)
+            inbox.register("n1", number)
         await until(lambda: inbox.sequence("n1") == 199)
         clock.now += SUPPRESS_SECONDS[0]
         await until(lambda: TOPICS.endpoints("default", "n1") in inbox.bus.filters)
-        inbox.say("n1", 200)
+        inbox.register("n1", 200)
         await until(lambda: inbox.sequence("n1") == 200)
         clock.now += 3 * SUPPRESS_SECONDS[0]
         await until(lambda: TOPICS.endpoints("+", "+") in inbox.bus.filters)
         await until(lambda: not any("n1" in topic or "n2" in topic for topic in inbox.bus.filters))
-        inbox.say("n9", 3)
+        inbox.register("n9", 3)
         await until(lambda: inbox.sequence("n9") == 3)
 
 
@@ -275,12 +275,12 @@ async def test_what_a_broker_dropped_during_a_flood_is_asked_for_when_it_is_over
     async with inbox_at_broker(clock) as inbox:
         for node in ("n1", "n2"):
             inbox.online(node)
-            inbox.say(node, 1)
+            inbox.register(node, 1)
         await until(lambda: inbox.sequence("n2") == 1)
         inbox.broker.lose = lambda topic, _: "n2" in topic
-        inbox.say("n2", 2)
+        inbox.register("n2", 2)
         inbox.broker.lose = lambda *_: False
         assert inbox.sequence("n2") == 1
         for number in range(2, 30):
-            inbox.say("n1", number)
+            inbox.register("n1", number)
         await until(lambda: inbox.sequence("n2") == 2)

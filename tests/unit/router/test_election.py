@@ -1,4 +1,4 @@
-"""Who may claim to lead: by a Lease that stands still, by a lock, and what is not told while nobody can be asked."""
+"""Elections: by a Lease that its holder no longer renews, or by a lock; no result while the server is away."""
 
 import asyncio
 import heapq
@@ -20,7 +20,7 @@ LOOK = 1.2 * TERMS.retry
 
 
 class Server(MemoryApi):
-    """Requests of those in ``cut`` fail, and everybody's while it is ``down``. Each takes ``seconds``."""
+    """Requests of clients in ``cut`` fail, and all while it is ``down``. Each takes ``seconds``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class View:
 
 
 class Time:
-    """Seconds that pass when the test says so, and ``asyncio.sleep`` by them: who is held up has missed nothing."""
+    """A clock that the test advances, with ``asyncio.sleep`` by it: a slow machine misses no timer."""
 
     def __init__(self, turn) -> None:
         self.now, self._turn = 1000.0, turn
@@ -82,7 +82,7 @@ class Time:
         await woken
 
     async def passes(self, seconds: float) -> None:
-        """Everybody does all that is due within it, in order."""
+        """Advances the clock, and runs all timers within that time in order."""
         until = self.now + seconds
         await self._settle()
         while self._sleepers and self._sleepers[0][0] <= until:
@@ -107,7 +107,7 @@ def time(monkeypatch) -> Time:
 
 @asynccontextmanager
 async def candidate(election):
-    """``told`` is all that it was told, ``task`` ends it."""
+    """Yields the election's results so far, and the task, which ends it when cancelled."""
     leading: list[bool] = []
     task = asyncio.create_task(election.run(leading.append))
     try:
@@ -142,7 +142,7 @@ async def test_one_is_chosen_and_the_next_when_it_dies(time) -> None:
             assert not any(b), "too early: it may have renewed just before"
             await time.passes(3 * LOOK)
             assert b[-1]
-            assert len(a) == leading, "one that cannot ask is not told that it lost"
+            assert len(a) == leading, "one without an answer gets no result"
             server.cut.clear()
             await time.passes(LOOK)
             assert not a[-1]
@@ -221,7 +221,7 @@ class Lock:
         raise Unreachable("postgres", "the connection broke")
 
 
-async def test_a_lock_chooses_one_and_losing_it_is_not_told(until) -> None:
+async def test_a_lock_chooses_one_and_its_loss_is_not_reported(until) -> None:
     free = asyncio.Lock()
     first, second = Lock(free), Lock(free)
     one, other = LockElection(first, retry=0.01), LockElection(second, retry=0.01)
@@ -233,7 +233,7 @@ async def test_a_lock_chooses_one_and_losing_it_is_not_told(until) -> None:
             first.broken.set()
             await until(lambda: b == [True])
             assert a == [True]
-            one.deposed()  # as the broker says by now
+            one.deposed()  # as the broker's retained claim shows
             first.broken.clear()
             await asyncio.sleep(0.05)
             assert a == [True]
@@ -323,8 +323,8 @@ class Contested:
         await asyncio.Event().wait()
 
 
-async def test_who_is_outdone_each_time_claims_ever_more_seldom(monkeypatch) -> None:
-    """Two that are chosen, each by its own, do not depose each other for ever at full speed."""
+async def test_a_router_that_is_outdone_each_time_claims_less_and_less_often(monkeypatch) -> None:
+    """Two routers, each elected by an election of its own, depose each other ever more slowly."""
     pauses: list[float] = []
     turn = asyncio.sleep
 

@@ -48,7 +48,7 @@ async def router(broker: MemoryBroker, *, required: bool = True):
         await asyncio.gather(task, return_exceptions=True)
 
 
-def say(broker: MemoryBroker, *messages: tuple[str, bytes]) -> None:
+def publish_retained(broker: MemoryBroker, *messages: tuple[str, bytes]) -> None:
     for topic, payload in messages:
         broker.publish(topic, payload, True)
 
@@ -93,7 +93,9 @@ async def test_what_a_node_registers_is_checked(
     if entries is not None:
         publish(broker, *entries)
     publish(broker, entry(1, *OWN), cluster="elsewhere")
-    say(broker, topology.status("n1"), topology.endpoints("n1", 1, topology.endpoint("n1", 1, *OWN)))
+    publish_retained(
+        broker, topology.status("n1"), topology.endpoints("n1", 1, topology.endpoint("n1", 1, *OWN))
+    )
     async with router(broker) as controller:
         await until(lambda: controller.idle and "galactic/v1/router/leader" in broker.retained)
         await until(lambda: routes(broker) == dict.fromkeys(installed, "n1"))
@@ -105,7 +107,7 @@ async def test_half_of_the_internet_is_nobodys_until_the_operator_says_so(topolo
     publish(broker, entry(1, "10.1.1.1/32"))
     async with router(broker) as controller:
         claimed = topology.endpoint("n1", 1, "10.1.1.1/32", HALF)
-        say(broker, topology.status("n1"), topology.endpoints("n1", 1, claimed))
+        publish_retained(broker, topology.status("n1"), topology.endpoints("n1", 1, claimed))
         await until(lambda: routes(broker) == {"10.1.1.1/32": "n1"})
         assert count(controller, "NotEntitled") == 1
         publish(broker, entry(1, "10.1.1.1/32", HALF))
@@ -119,14 +121,16 @@ async def test_half_of_the_internet_is_nobodys_until_the_operator_says_so(topolo
 async def test_an_upgrade_keeps_what_runs_and_adds_nothing_unchecked(topology, broker, until) -> None:
     """The router is upgraded before the operator that publishes the list."""
     old = topology.endpoint("n1", 1, "10.1.1.1/32")
-    say(broker, topology.status("n1"), topology.status("n2"), topology.endpoints("n1", 1, old))
+    publish_retained(broker, topology.status("n1"), topology.status("n2"), topology.endpoints("n1", 1, old))
     async with router(broker, required=False):
         await until(lambda: routes(broker) == {"10.1.1.1/32": "n1"})
     async with router(broker) as controller:
         await until(lambda: controller.idle)
         wider = topology.endpoint("n1", 1, "10.1.1.1/32", HALF)
-        say(broker, topology.endpoints("n1", 2, wider, topology.endpoint("n1", 3, "10.1.1.3/32")))
-        say(broker, topology.endpoints("n2", 1, topology.endpoint("n2", 2, "10.1.1.2/32")))
+        publish_retained(
+            broker, topology.endpoints("n1", 2, wider, topology.endpoint("n1", 3, "10.1.1.3/32"))
+        )
+        publish_retained(broker, topology.endpoints("n2", 1, topology.endpoint("n2", 2, "10.1.1.2/32")))
         await until(lambda: controller.idle and count(controller, "NotListed") == 2)
         assert routes(broker) == {"10.1.1.1/32": "n1"}
         assert controller.registry.get_sample_value("galactic_router_unlisted_clusters") == 1
@@ -141,10 +145,10 @@ async def test_an_upgrade_keeps_what_runs_and_adds_nothing_unchecked(topology, b
 async def test_a_cluster_with_a_list_is_checked_whatever_the_setting(topology, broker, until) -> None:
     publish(broker, entry(1, "10.1.1.1/32"))
     async with router(broker, required=False):
-        say(broker, topology.status("n1"), topology.status("n2", "old"))
-        say(broker, topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32", HALF)))
+        publish_retained(broker, topology.status("n1"), topology.status("n2", "old"))
+        publish_retained(broker, topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32", HALF)))
         other = topology.endpoint("n2", 1, "10.2.2.2/32", vpc=0x4D3)
-        say(broker, topology.endpoints("n2", 1, other, cluster="old"))
+        publish_retained(broker, topology.endpoints("n2", 1, other, cluster="old"))
         await until(lambda: routes(broker) == {"10.1.1.1/32": "n1"})
         await until(lambda: TABLE.replace("4d2", "4d3") in broker.retained)
 
@@ -156,7 +160,7 @@ async def test_a_list_that_is_written_again_withdraws_nothing(topology, broker, 
         entries = tuple(entry(number, f"10.1.1.{number}/32") for number in numbers if number % 3 == part)
         broker.publish(LIST("default", part), encode(Entitlements(1, 3, entries)), True)
     endpoints = [topology.endpoint("n1", number, f"10.1.1.{number}/32") for number in numbers]
-    say(broker, topology.status("n1"), topology.endpoints("n1", 1, *endpoints))
+    publish_retained(broker, topology.status("n1"), topology.endpoints("n1", 1, *endpoints))
     async with router(broker) as controller:
         await until(lambda: len(routes(broker)) == 6)
         for part in range(2):

@@ -13,7 +13,7 @@ SHARE = Share(messages=10, messages_saved=20, bytes=1000, bytes_saved=2000)
 
 
 class Clock:
-    """Seconds that pass when the test says so."""
+    """Seconds; the test sets them."""
 
     now = 1000.0
 
@@ -73,7 +73,7 @@ def test_bytes_count_as_well(turns, clock) -> None:
 
 
 def test_turns_go_round(turns) -> None:
-    """Who has two things to say does not say both before the others have said one."""
+    """A node's second message waits until every other node's first is handled."""
     for node in (FLOOD, OTHER):
         turns.put(node, "status", b"")
         turns.put(node, "endpoints", b"")
@@ -87,7 +87,7 @@ def test_turns_go_round(turns) -> None:
 
 def test_what_is_replaced_counts_only_when_the_share_is_the_reason(turns) -> None:
     assert turns.put(FLOOD, "endpoints", b"1")
-    assert turns.put(FLOOD, "endpoints", b"2"), "nobody had come round to taking it: that is not its fault"
+    assert turns.put(FLOOD, "endpoints", b"2"), "it waited for the router, and so does not count"
     for number in range(SHARE.messages_saved + 1):
         turns.put(FLOOD, "endpoints", str(number).encode())
         drain(turns)

@@ -38,7 +38,7 @@ BOUNDLESS = Share(1e9, 1e9, 1e12, 1e12)
 
 @dataclass
 class InboxAtBroker:
-    """An inbox at a broker in memory, its store, and what it counted."""
+    """An inbox at a broker in memory, its store, and its metrics."""
 
     broker: MemoryBroker
     store: Store
@@ -47,11 +47,11 @@ class InboxAtBroker:
     inbox: Inbox
     sentinels: int = 0
 
-    async def say(self, topic: str, payload: bytes) -> None:
+    async def publish_unretained(self, topic: str, payload: bytes) -> None:
         self.broker.publish(topic, payload, retain=False)
 
     async def handled(self) -> None:
-        """What was said before is dealt with: a message that is in order comes through."""
+        """Waits until all earlier messages are handled, by a valid message after them."""
         self.sentinels += 1
         topic = TOPICS.endpoints("default", "sentinel")
         self.broker.publish(topic, encode(NodeEndpoints(self.sentinels, ())), retain=False)
@@ -85,7 +85,9 @@ async def inbox_at_broker(fair_queue: FairQueue | None = None) -> AsyncIterator[
     try:
         while not session.filters:
             await asyncio.sleep(0)
-        await inbox_at.say(TOPICS.status("default", "n1"), encode(NodeStatus("online", PREFIX)))
+        await inbox_at.publish_unretained(
+            TOPICS.status("default", "n1"), encode(NodeStatus("online", PREFIX))
+        )
         await inbox_at.handled()
         yield inbox_at
         assert not task.done(), task
@@ -155,7 +157,7 @@ BAD = [
 @pytest.mark.parametrize(("payload", "reason"), BAD)
 async def test_what_is_wrong_is_dropped_and_counted(payload: bytes, reason: str | None) -> None:
     async with inbox_at_broker() as inbox:
-        await inbox.say(TOPICS.endpoints("default", "n1"), payload)
+        await inbox.publish_unretained(TOPICS.endpoints("default", "n1"), payload)
         await inbox.handled()
         commit = inbox.store.commit(HORIZON)
         counted = inbox.counted() | {rejection.reason: 1 for rejection in commit.rejections}
@@ -167,7 +169,7 @@ async def test_what_is_wrong_is_dropped_and_counted(payload: bytes, reason: str 
 async def test_what_is_in_order_is_taken_and_unknown_fields_are_ignored() -> None:
     async with inbox_at_broker() as it:
         payload = {"sequence": 1, "endpoints": [{**VALID, "colour": "blue"}], "later": {"deep": [1]}}
-        await it.say(TOPICS.endpoints("default", "n1"), json.dumps(payload).encode())
+        await it.publish_unretained(TOPICS.endpoints("default", "n1"), json.dumps(payload).encode())
         await it.handled()
         it.store.commit(HORIZON)
         assert list(it.store.tables.routes(0x4D2)) == ["10.1.1.1/32"]
@@ -179,7 +181,7 @@ async def test_what_is_stale_or_replayed_is_dropped_and_counted() -> None:
         topic = TOPICS.endpoints("default", "n1")
         for sequence, networks in ((5, ["10.1.1.1/32"]), (4, []), (5, []), (5, ["10.1.1.1/32"])):
             payload = {"sequence": sequence, "endpoints": [{**VALID, "networks": networks}]}
-            await it.say(topic, json.dumps(payload).encode())
+            await it.publish_unretained(topic, json.dumps(payload).encode())
             await it.handled()
         it.store.commit(HORIZON)
         assert list(it.store.tables.routes(0x4D2)) == ["10.1.1.1/32"]
@@ -205,7 +207,7 @@ async def test_what_is_stale_or_replayed_is_dropped_and_counted() -> None:
 async def test_names(cluster: str, node: str, *, taken: bool) -> None:
     """Also those that no broker would let pass: they come from somewhere else then."""
     async with inbox_at_broker() as it:
-        await it.say(TOPICS.endpoints(cluster, node), encode(NodeEndpoints(1, ())))
+        await it.publish_unretained(TOPICS.endpoints(cluster, node), encode(NodeEndpoints(1, ())))
         await it.handled()
         assert it.store.nodes.is_registered(NodeRef(cluster, node)) is taken
         assert it.counted() == ({} if taken else {"InvalidName": 1})
@@ -224,7 +226,7 @@ async def test_names(cluster: str, node: str, *, taken: bool) -> None:
 )
 async def test_topics_that_there_are_not(topic: str) -> None:
     async with inbox_at_broker() as it:
-        await it.say(f"galactic/v1/{topic}", registration())
+        await it.publish_unretained(f"galactic/v1/{topic}", registration())
         await it.handled()
         it.store.commit(HORIZON)
         assert not it.store.tables.routes(0x4D2)
@@ -242,7 +244,7 @@ async def test_topics_that_there_are_not(topic: str) -> None:
 )
 async def test_prefixes(prefix: str, reason: str) -> None:
     async with inbox_at_broker() as it:
-        await it.say(TOPICS.status("default", "n2"), encode(NodeStatus("online", prefix)))
+        await it.publish_unretained(TOPICS.status("default", "n2"), encode(NodeStatus("online", prefix)))
         await it.handled()
         assert it.counted() == {reason: 1}
 
@@ -256,7 +258,7 @@ async def test_a_node_over_its_share_is_counted_and_its_last_word_holds() -> Non
             for sequence in range(1, 201):
                 endpoint = Endpoint(**{**VALID, "networks": (f"10.1.1.{sequence}/32",)})
                 payload = encode(NodeEndpoints(sequence, (endpoint,)))
-                await inbox.say(TOPICS.endpoints("default", "n1"), payload)
+                await inbox.publish_unretained(TOPICS.endpoints("default", "n1"), payload)
                 for _ in range(30):  # so that each has its turn, as far as there are any
                     await asyncio.sleep(0)
             await inbox.handled()
@@ -279,7 +281,7 @@ async def test_a_mistake_of_ours_costs_one_message(monkeypatch) -> None:
             return known(node, *payload)
 
         monkeypatch.setattr(it.store.nodes, "set_endpoints", registered)
-        await it.say(TOPICS.endpoints("default", "n1"), registration())
+        await it.publish_unretained(TOPICS.endpoints("default", "n1"), registration())
         await it.handled()
         assert it.counted() == {"Internal": 1}
 
@@ -384,7 +386,7 @@ def test_whatever_arrives_the_router_lives_and_its_table_is_in_order(
     async def fuzz() -> None:
         async with inbox_at_broker() as it:
             for topic, payload in messages:
-                await it.say(topic, payload)
+                await it.publish_unretained(topic, payload)
             await it.handled()
             it.store.commit(HORIZON)
             assert "Internal" not in it.counted(), it.counted()

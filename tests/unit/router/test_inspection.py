@@ -1,4 +1,4 @@
-"""A router answers what it tells, to its own user and nobody else."""
+"""A router prints its published tables to its own user and root alone."""
 
 import asyncio
 import json

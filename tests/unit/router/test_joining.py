@@ -34,14 +34,14 @@ class Plane:
         for node in CLUSTERS:
             self.store.nodes.set_prefix(node, topology.prefix(node.node))
 
-    def say(self, node: NodeRef, *endpoints: Endpoint) -> None:
+    def register(self, node: NodeRef, *endpoints: Endpoint) -> None:
         self.sequence += 1
         assert self.store.nodes.set_endpoints(node, self.sequence, endpoints)
 
     def attach(
         self, node: NodeRef, network: str, *, epoch: int = 1, function: int = 1, vpc: int = VPC
     ) -> None:
-        self.say(node, self.topology.endpoint(node.node, function, network, epoch=epoch, vpc=vpc))
+        self.register(node, self.topology.endpoint(node.node, function, network, epoch=epoch, vpc=vpc))
 
     def publish(self, cluster: str, vpc_name: str, *networks: str) -> None:
         """The cluster's list of attachments: the one of function 1, on all nodes."""
@@ -68,7 +68,7 @@ def test_a_vpc_that_is_not_listed_belongs_to_the_cluster_that_has_it(plane) -> N
     assert plane.commit() == ({"10.1.1.1/32": "east"}, ["NotAdmitted"])
     plane.attach(EAST, "10.1.1.9/32", epoch=501)  # the only route of the owner changes
     assert plane.commit() == ({"10.1.1.9/32": "east"}, [])
-    plane.say(EAST)
+    plane.register(EAST)
     assert plane.commit()[0] == {"10.1.1.2/32": "west"}
 
 
@@ -239,7 +239,7 @@ class Machine(RuleBasedStateMachine):
     )
     def register(self, node: NodeRef, endpoints: list) -> None:
         topology = self.topology
-        self.plane.say(
+        self.plane.register(
             node,
             *(
                 topology.endpoint(node.node, function, *nets, epoch=epoch, vpc=vpc)
@@ -295,7 +295,7 @@ def test_prefixes_that_only_overlap(plane, topology, length: int) -> None:
     larger = NodeRef("a", "n1")
     inside = topology.prefix("n1").network_address
     plane.store.nodes.set_prefix(larger, IPv6Network((inside, length), strict=False))
-    plane.say(larger)
+    plane.register(larger)
     assert plane.commit() == ({"10.1.1.1/32": "east"}, ["PrefixTaken"])
 
 
@@ -363,7 +363,7 @@ def test_a_file_that_says_nothing_usable(text: str, reason: str) -> None:
 
 @asynccontextmanager
 async def watched(path):
-    """The file, the policies and the problems that were told."""
+    """The file, and the policies and problems that were read from it."""
     file, policies, problems = AdmissionsFile(path, poll_seconds=0.01), [], []
     task = asyncio.create_task(file.changes(policies.append, problems.append))
     try:

@@ -49,7 +49,7 @@ class Api:
         stored = self.objects[resource.plural].pop((namespace, name))
         self._version += 1
         stored["metadata"]["resourceVersion"] = str(self._version)
-        self._tell(resource, Event("DELETED", stored))
+        self._notify(resource, Event("DELETED", stored))
 
     def stop(self) -> None:
         self.up = False
@@ -114,9 +114,9 @@ class Api:
         stored["metadata"] = {**stored["metadata"], "resourceVersion": str(self._version)}
         meta = stored["metadata"]
         self.objects.setdefault(resource.plural, {})[meta["namespace"], meta["name"]] = stored
-        self._tell(resource, Event(kind, copy.deepcopy(stored)))
+        self._notify(resource, Event(kind, copy.deepcopy(stored)))
 
-    def _tell(self, resource: Resource, event: Event) -> None:
+    def _notify(self, resource: Resource, event: Event) -> None:
         for plural, queue in self._watches:
             if plural == resource.plural:
                 queue.put_nowait(event)
@@ -196,7 +196,7 @@ def changes(broker: MemoryBroker) -> list[tuple[list[str], list[str]]]:
     ]
 
 
-def say(broker: MemoryBroker, message: tuple[str, bytes]) -> None:
+def publish_retained(broker: MemoryBroker, message: tuple[str, bytes]) -> None:
     broker.publish(*message, True)
 
 
@@ -204,7 +204,7 @@ async def test_a_registration_over_mqtt_is_announced_and_recorded(topology, clus
     async with router(broker, cluster) as controller:
         await until(lambda: controller.idle)
         one = topology.endpoint("n1", 1, "10.1.1.1/32", "192.168.1.0/24", epoch=5)
-        say(broker, topology.endpoints("n1", 1, one))
+        publish_retained(broker, topology.endpoints("n1", 1, one))
         await until(lambda: changes(broker) == [(["10.1.1.1/32@n1", "192.168.1.0/24@n1"], [])])
         await until(lambda: "endpoint" in cluster.status("a1") and HEAD in broker.retained)
         recorded = cluster.status("a1")["endpoint"]
@@ -223,7 +223,7 @@ async def test_a_registration_over_mqtt_is_announced_and_recorded(topology, clus
         assert len(changes(broker)) == 1
         assert len(cluster.patches) == 1, "recorded again although nothing changed"
 
-        cluster.segment("n1", 2)  # only Kubernetes says that it left
+        cluster.segment("n1", 2)  # only Kubernetes has that it left
         await until(lambda: changes(broker)[1:] == [([], ["10.1.1.1/32", "192.168.1.0/24"])])
         await until(lambda: "endpoint" not in cluster.status("a1"))
 
@@ -232,7 +232,9 @@ async def test_a_move_is_recorded_with_its_node_and_a_new_since(topology, cluste
     async with router(broker, cluster):
         cluster.segment("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32", epoch=5))
         await until(lambda: cluster.status("a1").get("endpoint", {}).get("node") == "n1")
-        say(broker, topology.endpoints("n2", 1, topology.endpoint("n2", 1, "10.1.1.1/32", epoch=6)))
+        publish_retained(
+            broker, topology.endpoints("n2", 1, topology.endpoint("n2", 1, "10.1.1.1/32", epoch=6))
+        )
         await until(lambda: cluster.status("a1").get("endpoint", {}).get("node") == "n2")
         cluster.segment("n1", 2)
         await asyncio.sleep(0.1)
@@ -245,7 +247,7 @@ async def test_lies_become_events_and_not_too_many(topology, cluster, broker, un
     async with router(broker, cluster):
         for sequence in range(1, 30):
             stolen = topology.endpoint("n1", 1, "10.1.1.2/32", "0.0.0.0/33", epoch=sequence)
-            say(broker, topology.endpoints("n1", sequence, stolen))
+            publish_retained(broker, topology.endpoints("n1", sequence, stolen))
             await asyncio.sleep(0.005)
         await until(lambda: len(cluster.events) == 2)
         await asyncio.sleep(0.3)
@@ -276,7 +278,7 @@ async def test_a_node_that_is_a_moment_behind_a_change_is_not_accused(
             topology.endpoint("n1", number, f"10.1.1.{last}/32", epoch=9)
             for number, last in enumerate(lasts, start=1)
         )
-        say(broker, topology.endpoints("n1", sequence, *endpoints))
+        publish_retained(broker, topology.endpoints("n1", sequence, *endpoints))
 
     def rejected(controller) -> float | None:
         labels = {"reason": "NotEntitled"}
@@ -313,7 +315,7 @@ async def test_a_node_without_a_carrier_becomes_an_event_if_that_lasts(
         cluster.put(VPC_ATTACHMENTS, name, "ns", status={**cluster.status(name), "carriers": carriers})
     async with router(broker, cluster) as controller:
         both = (topology.endpoint("n1", number, f"10.1.1.{number}/32", epoch=9) for number in (1, 2))
-        say(broker, topology.endpoints("n1", 1, *both))
+        publish_retained(broker, topology.endpoints("n1", 1, *both))
         await until(lambda: uncarried(controller) == 2)
         late = [carrier("a2", "n1")]
         cluster.put(VPC_ATTACHMENTS, "a2", "ns", status={**cluster.status("a2"), "carriers": late})
@@ -338,9 +340,11 @@ async def test_a_conflict_is_a_condition_that_others_conditions_survive(
     }
     cluster.put(VPC_ATTACHMENTS, "a2", "ns", status={**cluster.status("a2"), "conditions": [ready]})
     async with router(broker, cluster):
-        say(broker, topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32", epoch=9)))
+        publish_retained(
+            broker, topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32", epoch=9))
+        )
         await until(lambda: len(changes(broker)) == 1)
-        say(
+        publish_retained(
             broker,
             topology.endpoints("n2", 1, topology.endpoint("n2", 2, "10.1.1.1/32", "10.1.1.2/32", epoch=3)),
         )
@@ -356,7 +360,7 @@ async def test_a_conflict_is_a_condition_that_others_conditions_survive(
         assert cluster.status("a2")["endpoint"]["networks"] == ["10.1.1.2/32"]
         await until(lambda: [event["reason"] for event in cluster.events] == ["Conflict"])
 
-        say(broker, topology.endpoints("n1", 2))  # the holder leaves
+        publish_retained(broker, topology.endpoints("n1", 2))  # the holder leaves
         await until(lambda: cluster.status("a2")["conditions"][1]["status"] == "False")
         assert cluster.status("a2")["endpoint"]["networks"] == ["10.1.1.1/32", "10.1.1.2/32"]
         assert changes(broker)[-1] == (["10.1.1.1/32@n2"], [])
@@ -420,7 +424,7 @@ async def test_an_api_server_that_goes_away_withdraws_nothing_and_recording_catc
         cluster.segment("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32"))
         await until(lambda: "endpoint" in cluster.status("a1") and controller.idle)
         cluster.stop()
-        say(broker, topology.endpoints("n2", 1, topology.endpoint("n2", 2, "10.1.1.2/32")))
+        publish_retained(broker, topology.endpoints("n2", 1, topology.endpoint("n2", 2, "10.1.1.2/32")))
         await until(lambda: changes(broker)[-1] == (["10.1.1.2/32@n2"], []))  # the fast path does not need it
         await asyncio.sleep(0.3)
         assert len(changes(broker)) == 2
@@ -482,8 +486,10 @@ async def test_a_deleted_node_loses_its_routes_at_once_and_has_them_again_when_i
         await until(lambda: controller.idle and len(controller.store.tables.routes(0x4D2)) == 2)
         cluster.remove(NODES, "n1")
         await until(lambda: changes(broker)[-1] == ([], ["10.1.1.1/32"]))
-        # Whatever it still says: somebody has to want the node.
-        say(broker, topology.endpoints("n1", 2, topology.endpoint("n1", 1, "10.1.1.1/32", epoch=2)))
+        # Its messages do not count: there has to be a Node object.
+        publish_retained(
+            broker, topology.endpoints("n1", 2, topology.endpoint("n1", 1, "10.1.1.1/32", epoch=2))
+        )
         cluster.segment("n1", 2, topology.endpoint("n1", 1, "10.1.1.1/32", epoch=2))
         await until(
             lambda: controller.idle and list(controller.store.tables.routes(0x4D2)) == ["10.1.1.2/32"]
@@ -492,7 +498,7 @@ async def test_a_deleted_node_loses_its_routes_at_once_and_has_them_again_when_i
         await until(lambda: changes(broker)[-1] == (["10.1.1.1/32@n1"], []))
 
 
-async def test_a_segment_that_is_made_anew_after_its_node_and_itself_were_deleted_needs_no_node(
+async def test_a_segment_that_is_made_again_after_it_and_its_node_were_deleted_needs_no_node(
     topology, cluster, broker, until
 ) -> None:
     """A machine leaves the cluster and goes on as a host outside of it."""
@@ -503,13 +509,13 @@ async def test_a_segment_that_is_made_anew_after_its_node_and_itself_were_delete
         await until(lambda: controller.idle and controller.store.tables.routes(0x4D2))
         cluster.remove(NODES, "n1")
         await until(lambda: controller.idle and not controller.store.tables.routes(0x4D2))
-        cluster.segment("n1", 2, endpoint)  # whatever it still says
+        cluster.segment("n1", 2, endpoint)  # which still lists it
         cluster.remove(NODE_SEGMENTS, "n1")
         cluster.segment("n1", 3, endpoint)
         await until(lambda: changes(broker)[-1] == (["10.1.1.1/32@n1"], []))
 
 
-async def test_a_node_deleted_while_no_router_ran_is_told_by_the_owner_of_its_segment(
+async def test_a_node_deleted_while_no_router_ran_is_found_by_the_owner_of_its_segment(
     topology, cluster, broker, until
 ) -> None:
     cluster.segment("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32"))
@@ -526,7 +532,7 @@ async def test_a_node_deleted_while_no_router_ran_is_told_by_the_owner_of_its_se
 async def test_the_recorded_revision_is_that_of_the_change(topology, cluster, broker, until) -> None:
     """Also when changes wait for one that is under way, and share a message."""
     async with router(broker, cluster) as controller:
-        say(broker, topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32")))
+        publish_retained(broker, topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32")))
         await until(lambda: controller.idle and "endpoint" in cluster.status("a1"))
         free, publish = asyncio.Event(), controller.bus.publish
 
@@ -536,9 +542,11 @@ async def test_the_recorded_revision_is_that_of_the_change(topology, cluster, br
             await publish(topic, payload, retain=retain)
 
         controller.bus.publish = slow
-        say(broker, topology.endpoints("n1", 2, topology.endpoint("n1", 1, "10.1.1.1/32", epoch=2)))
+        publish_retained(
+            broker, topology.endpoints("n1", 2, topology.endpoint("n1", 1, "10.1.1.1/32", epoch=2))
+        )
         await until(lambda: cluster.status("a1")["endpoint"]["epoch"] == 2)
-        say(broker, topology.endpoints("n2", 1, topology.endpoint("n2", 2, "10.1.1.2/32")))
+        publish_retained(broker, topology.endpoints("n2", 1, topology.endpoint("n2", 2, "10.1.1.2/32")))
         await until(lambda: "endpoint" in cluster.status("a2"))
         free.set()
         await until(lambda: controller.idle)
@@ -552,7 +560,9 @@ async def test_who_holds_a_network_survives_an_emptied_broker_in_the_status(
 ) -> None:
     cluster.attach(2, "10.1.1.2/24", "10.1.1.1/24")
     async with router(broker, cluster) as controller:
-        say(broker, topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32", epoch=9)))
+        publish_retained(
+            broker, topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32", epoch=9))
+        )
         await until(lambda: "endpoint" in cluster.status("a1"))
         cluster.segment("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32", epoch=9))
         cluster.segment("n2", 1, topology.endpoint("n2", 2, "10.1.1.1/32", epoch=3))
@@ -581,7 +591,7 @@ async def test_an_attachment_that_becomes_ready_later_comes_then(topology, clust
     cluster.attach(1, "10.1.1.1/24", ready=False)
     async with router(broker, cluster) as controller:
         await until(lambda: controller.idle)
-        say(broker, topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32")))
+        publish_retained(broker, topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32")))
         await asyncio.sleep(0.2)
         assert changes(broker) == []
         cluster.attach(1, "10.1.1.1/24", ready=True)
@@ -640,7 +650,9 @@ async def test_an_event_of_a_vpc_costs_nothing_for_its_attachments(topology, clu
 async def test_an_attachment_whose_vpc_comes_later_is_known_then(topology, cluster, broker, until) -> None:
     cluster.remove(VPCS, "blue", "ns")
     async with router(broker, cluster) as controller:
-        say(broker, topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32", epoch=5)))
+        publish_retained(
+            broker, topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32", epoch=5))
+        )
         await until(lambda: controller.idle)
         assert changes(broker) == []
         cluster.put(

@@ -1,6 +1,6 @@
-"""The last word of a node that is gone, from a clock that was hours ahead: it does not count against one who is there.
+"""The last message of an offline node whose clock was hours ahead does not outdo a node that is online.
 
-docs/design/late-messages.md says why.
+The reasons are in docs/design/late-messages.md.
 """
 
 from collections.abc import Set as AbstractSet
@@ -42,12 +42,12 @@ def node_of(tables) -> str:
         pytest.param(["n1", "n2"], "n2", ONLINE, "n1", id="a-pod-that-moved"),
         pytest.param(["n1", "n2"], "n2", OFFLINE, "n2", id="a-late-message"),
         pytest.param(
-            ["n1", "n2"], None, OFFLINE, "n2", id="heard-with-the-living-one-by-a-router-that-starts"
+            ["n1", "n2"], None, OFFLINE, "n2", id="received-with-the-online-one-by-a-router-that-starts"
         ),
         pytest.param(["n1", "n2"], "n1", OFFLINE, "n1", id="in-force-and-its-agent-is-away-however-long"),
-        pytest.param(["n1"], "n1", OFFLINE, "n1", id="nobody-else-has-it"),
-        pytest.param(["n1"], None, OFFLINE, "n1", id="nobody-else-has-it-and-it-comes-late"),
-        pytest.param(["n1", "n2"], None, BOTH, "n1", id="nobody-is-there"),
+        pytest.param(["n1"], "n1", OFFLINE, "n1", id="no-other-has-it"),
+        pytest.param(["n1"], None, OFFLINE, "n1", id="no-other-has-it-and-it-comes-late"),
+        pytest.param(["n1", "n2"], None, BOTH, "n1", id="all-are-offline"),
         pytest.param(["n1", "n2"], "n2", BOTH, "n2", id="the-broker-restarts"),
     ],
 )
@@ -61,10 +61,10 @@ def test_who_has_the_attachment(
     tables = table(registered(topology, *nodes), None, installed, HORIZON, offline=absent)
     assert node_of(tables) == has
     again = table(registered(topology, *nodes), None, {VPC: tables.vpcs[VPC].routes}, HORIZON, offline=absent)
-    assert again == tables, "what is right is changed"
+    assert again == tables, "an unchanged input changes the table"
 
 
-def test_a_late_word_counts_when_its_node_is_back(topology) -> None:
+def test_a_late_message_counts_when_its_node_is_back(topology) -> None:
     store = Store(checked=False)
     liveness = NodeLiveness(store.nodes, 0)
     two = registered(topology, "n1", "n2")
@@ -80,8 +80,8 @@ def test_a_late_word_counts_when_its_node_is_back(topology) -> None:
         assert store.tables.routes(VPC)[NETWORK].node == has
 
 
-async def test_a_word_that_the_broker_kept_until_its_node_was_dead(topology, until) -> None:
-    """No router heard it while its node lived; the pod was started elsewhere, where nobody could know of it."""
+async def test_a_message_that_the_broker_kept_until_its_node_was_dead(topology, until) -> None:
+    """No router received it while its node was online; the pod was started elsewhere, where its epoch was unknown."""
     broker, vote = MemoryBroker(), Vote()
     for topic, payload in (
         topology.status("n2"),
@@ -99,7 +99,7 @@ async def test_a_word_that_the_broker_kept_until_its_node_was_dead(topology, unt
         assert router.store.tables.routes(VPC)[NETWORK].node == "n2"
         assert [rejection.reason for rejection in router.store.rejections()] == ["StaleEpoch"]
         assert "n1 is offline, and n2 is not" in router.store.rejections()[0].message
-    async with replica(broker, vote, "a") as router:  # and one that starts anew
+    async with replica(broker, vote, "a") as router:  # and a router that starts later
         await until(lambda: router.idle and router.store.nodes.is_registered(DEAD))
         assert router.store.tables.routes(VPC)[NETWORK].node == "n2"
         broker.publish(*topology.endpoints("n2", 2), True)  # it ends there

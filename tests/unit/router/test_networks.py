@@ -56,7 +56,7 @@ def test_an_attachment_is_entitled_to_its_addresses_and_terminations() -> None:
     routes = (
         ("192.168.7.0/24", "10.1.1.1"),
         ("2001:db8:7::/48", "FD00::1"),
-        ("192.168.8.0/24", "10.1.1.2"),  # somebody else's address: a route of the pod's, nothing to announce
+        ("192.168.8.0/24", "10.1.1.2"),  # another's address: a route of the pod, not announced
         ("192.168.9.0/24", None),
         ("0.0.0.0/0", "10.1.1.1"),
     )

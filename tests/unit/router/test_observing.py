@@ -1,11 +1,11 @@
-"""What can be seen of a router from outside: figures, log lines that are not too many, and numbers it refuses."""
+"""Metrics and logs of a router, and numbers in messages that it refuses."""
 
 import asyncio
 import time
 
 import pytest
 from structlog.testing import capture_logs
-from test_controller import CHANGES, HEAD, SHARD, router, say
+from test_controller import CHANGES, HEAD, SHARD, publish_retained, router
 
 from galactic.bus.memory import MemoryBroker
 from galactic.messages import Changes, Head, Leader, Shard, decode, digest, encode
@@ -34,18 +34,20 @@ def figure(controller, name: str, **labels: str) -> float | None:
 
 def attach(topology, broker, *networks: str, sequence: int = 1) -> None:
     endpoints = [topology.endpoint("n1", number, network) for number, network in enumerate(networks, 1)]
-    say(broker, topology.status("n1"), topology.endpoints("n1", sequence, *endpoints))
+    publish_retained(broker, topology.status("n1"), topology.endpoints("n1", sequence, *endpoints))
 
 
-# -- numbers that nobody can be at -------------------------------------------------------------------------------------
+# -- numbers above any real revision -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("number", HOSTILE)
 async def test_a_hostile_retained_table_does_not_move_the_revision(
     topology, broker, until, number: int
 ) -> None:
-    say(broker, (HEAD, encode(Head(number, 0, digest([]), 1))), (SHARD, encode(Shard(number, 1, ()))))
-    say(broker, ("galactic/v1/vpcs/0000000004d3/head", encode(Head(number, 0, digest([]), 0))))
+    publish_retained(
+        broker, (HEAD, encode(Head(number, 0, digest([]), 1))), (SHARD, encode(Shard(number, 1, ())))
+    )
+    publish_retained(broker, ("galactic/v1/vpcs/0000000004d3/head", encode(Head(number, 0, digest([]), 0))))
     async with router(broker) as controller:
         attach(topology, broker, "10.1.1.1/32")
         await until(lambda: controller.idle and len(controller.store.tables.routes(0x4D2)) == 1)
@@ -64,7 +66,7 @@ async def test_nor_does_one_that_is_written_over_it(topology, broker, until, num
         attach(topology, broker, "10.1.1.1/32")
         await until(lambda: controller.idle and HEAD in broker.retained)
         head = decode(Head, broker.retained[HEAD])
-        say(broker, (HEAD, encode(Head(number, 9, digest([]), 1))))
+        publish_retained(broker, (HEAD, encode(Head(number, 9, digest([]), 1))))
         broker.publish(CHANGES, encode(Changes(number, head.revision)), retain=False)
         await until(lambda: controller.idle and decode(Head, broker.retained[HEAD]).count == 1)
         attach(topology, broker, "10.1.1.2/32", sequence=2)
@@ -76,7 +78,9 @@ async def test_nor_does_one_that_is_written_over_it(topology, broker, until, num
 
 async def test_a_clock_that_is_ahead_by_less_is_followed(topology, broker, until) -> None:
     ahead = milliseconds() + AHEAD // 2
-    say(broker, (HEAD, encode(Head(ahead, 0, digest([]), 1))), (SHARD, encode(Shard(ahead, 1, ()))))
+    publish_retained(
+        broker, (HEAD, encode(Head(ahead, 0, digest([]), 1))), (SHARD, encode(Shard(ahead, 1, ())))
+    )
     async with router(broker) as controller:
         attach(topology, broker, "10.1.1.1/32")
         await until(lambda: controller.idle and len(controller.store.tables.routes(0x4D2)) == 1)
@@ -85,11 +89,11 @@ async def test_a_clock_that_is_ahead_by_less_is_followed(topology, broker, until
 
 @pytest.mark.parametrize("term", HOSTILE)
 async def test_a_term_that_nobody_can_be_in_deposes_nobody(topology, broker, until, term: int) -> None:
-    say(broker, (LEADER, encode(Leader("somebody", term))))
+    publish_retained(broker, (LEADER, encode(Leader("somebody", term))))
     async with router(broker) as controller:
         await until(lambda: controller.idle)
         assert decode(Leader, broker.retained[LEADER]).id == "r"
-        say(broker, (LEADER, encode(Leader("somebody", term))))
+        publish_retained(broker, (LEADER, encode(Leader("somebody", term))))
         await until(lambda: decode(Leader, broker.retained[LEADER]).id == "r")
         attach(topology, broker, "10.1.1.1/32")
         await until(lambda: controller.idle and HEAD in broker.retained)
@@ -142,7 +146,7 @@ async def test_every_change_is_there_for_who_looks_for_it(topology, broker, unti
             await until(lambda: controller.idle and len(controller.store.tables.routes(0x4D2)) == 1)
             attach(topology, broker, *(f"10.1.2.{number}/32" for number in range(150)), sequence=3)
             await until(lambda: controller.idle and len(controller.store.tables.routes(0x4D2)) == 150)
-            say(broker, topology.endpoints("n1", 4))
+            publish_retained(broker, topology.endpoints("n1", 4))
             await until(lambda: controller.idle and not controller.store.tables.routes(0x4D2))
     lines = [line for line in logs if line["event"] == "change"]
     assert [(line["vpc"], line["set"], line["delete"], line["log_level"]) for line in lines] == [
@@ -155,7 +159,7 @@ async def test_every_change_is_there_for_who_looks_for_it(topology, broker, unti
     assert (line["delete"], line["left"], line["log_level"]) == (150, 0, "info")
 
 
-async def test_what_is_dropped_is_said_once(topology, broker, until) -> None:
+async def test_a_dropped_message_is_logged_once(topology, broker, until) -> None:
     with capture_logs() as logs:
         async with router(broker) as controller:
             await until(lambda: controller.idle)
@@ -167,7 +171,7 @@ async def test_what_is_dropped_is_said_once(topology, broker, until) -> None:
     assert all((line["reason"], line["log_level"]) == ("Undecodable", "warning") for line in lines)
 
 
-async def test_who_writes_on_a_routers_topic_is_told_of_once(topology, broker, until) -> None:
+async def test_a_writer_on_a_routers_topic_is_logged_once(topology, broker, until) -> None:
     with capture_logs() as logs:
         async with router(broker) as controller:
             attach(topology, broker, "10.1.1.1/32")
@@ -178,7 +182,7 @@ async def test_who_writes_on_a_routers_topic_is_told_of_once(topology, broker, u
     assert [line["topic"] for line in logs if "another writer" in line["event"]] == [HEAD]
 
 
-def test_a_rejection_is_said_once_with_its_cluster() -> None:
+def test_a_rejection_is_logged_once_with_its_cluster() -> None:
     log = RejectionLog()
     one, other = NodeRef("c1", "n1"), NodeRef("c2", "n1")
     payloads = [
@@ -199,12 +203,12 @@ def test_a_rejection_is_said_once_with_its_cluster() -> None:
     ]
 
 
-def test_repeats_count_what_was_not_said() -> None:
+def test_repeats_count_the_lines_that_were_left_out() -> None:
     now = 0.0
     repeats = LogThrottle(60, most=2, clock=lambda: now)
     assert [repeats.count("a") for _ in range(5)] == [1, 0, 0, 0, 0]
     assert repeats.count("b") == 1
     now = 60.0
     assert repeats.count("a") == 5
-    assert [repeats.count("c"), repeats.count("b")] == [1, 1], "the one said longest ago was forgotten"
+    assert [repeats.count("c"), repeats.count("b")] == [1, 1], "the oldest entry was forgotten"
     assert len(repeats._logged) == 2

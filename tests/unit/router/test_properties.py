@@ -1,12 +1,12 @@
-"""What users rely on, over random histories of a whole plane: pods, nodes with clocks of their own, messages, a router.
+"""Promises to users, over random histories of a whole plane: pods, nodes with clocks of their own, messages, a router.
 
 The oracle is the simulation itself: where the pods really are, and who was there first. It knows nothing of epochs,
-sequences or tables. Nodes take epochs as the node controller does; what they say is delivered late, twice, out of order
-or, if something newer follows, never. The router is its store and its Adj-RIBs-Out, whose messages go one by one to
-followers: each node with the very state machine and the very rules of what it routes.
+sequences or tables. Nodes take epochs as the node controller does; their messages are delivered late, twice, out of
+order or, if a newer one follows, never. The router is its store and its Adj-RIBs-Out, whose messages go one by one to
+followers: each node with the product's table replica and remote routes.
 
-What must be true of every commit, however little of it the router has heard by then, is asked of every commit
-(``_right``): of what was heard, who was there before, and nothing else.
+Every commit is checked (``_right``) against the messages that the router has received by then, and the holders before
+it.
 """
 
 import os
@@ -37,19 +37,19 @@ NODES = (("east", "n1"), ("east", "n2"), ("east", "n3"), ("west", "n4"))
 NETWORKS = ("10.1.1.1/32", "10.1.1.0/24", "fd00::1/128", "fd00::/64")  # some inside of others
 STRANGER = NodeRef("west", "n9")
 RANDOM = os.environ.get("GALACTIC_RANDOM_HISTORIES")
-"""So many histories that were never tried before, instead of the same hundred. For who looks for something: among
-thousands of them are some of which the model knows too little, and who changes something else need not be told of that.
+"""The number of new random histories, instead of the same hundred. For searches by hand: among thousands are some that
+the model predicts wrongly, which should not fail an unrelated change.
 """
 HOUR = 3600
 HORIZON = 24 * HOUR
-SKEWS = (0, -10 * HOUR, 10 * HOUR, 1000 * HOUR)  # the last is not believed of anybody who comes new
+SKEWS = (0, -10 * HOUR, 10 * HOUR, 1000 * HOUR)  # the last is rejected in a new endpoint
 some_function = st.integers(1, 2)
 some_node = st.sampled_from([name for _, name in NODES])
 some_networks = st.lists(st.sampled_from(NETWORKS), min_size=1, max_size=3, unique=True).map(tuple)
 
 
 @dataclass(frozen=True)
-class Who:
+class AttachmentKey:
     """An attachment."""
 
     cluster: str
@@ -65,7 +65,7 @@ class Who:
 class Pod:
     """Where an attachment really is, and what it announces there."""
 
-    who: Who
+    who: AttachmentKey
     networks: tuple[str, ...]
     epoch: int
     settled: bool  # its epoch was taken with knowledge of the table
@@ -78,14 +78,14 @@ class Pod:
 
 @dataclass(frozen=True)
 class EndpointPath:
-    """What a node said of an attachment and may say. ``sound``: it is to be believed although it is not in force."""
+    """A registered endpoint within its entitlement. ``sound``: it may be installed although it is not in force."""
 
     node: "Node"
     networks: frozenset[str]
     epoch: int
     sound: bool
 
-    def in_force(self, who: Who, table: dict[str, Route]) -> bool:
+    def in_force(self, who: AttachmentKey, table: dict[str, Route]) -> bool:
         mine = self.node.cluster, self.node.name, f"{who.function:04x}", self.epoch
         return any(
             network in table
@@ -97,20 +97,20 @@ class EndpointPath:
 
 @dataclass
 class Node:
-    """One node: its pods, its clock, what it said and the router did not hear yet, and its follower of each VPC."""
+    """One node: its pods, its clock, its messages that the router has yet to receive, and its table of each VPC."""
 
     cluster: str
     name: str
     skew: int = 0
     sequence: int = 0
-    pods: dict[Who, Pod] = field(default_factory=dict)
+    pods: dict[AttachmentKey, Pod] = field(default_factory=dict)
     sent: list[tuple[int, tuple[Endpoint, ...]]] = field(default_factory=list)  # all of it, oldest first
     received: int = 0  # the latest sequence that was delivered
-    registered: tuple[Endpoint, ...] = ()  # and what it said
+    registered: tuple[Endpoint, ...] = ()  # and its endpoints
     exists: bool = True
     silent: bool = False
     given_up: bool = False  # silent for longer than --withdraw-after
-    missed: bool = False  # it did not hear something, and reads again what does not add up
+    missed: bool = False  # it missed a message, and reads a table again that does not add up
     tables: dict[int, TableReplica] = field(default_factory=dict)
     remote_routes: dict[int, RemoteRoutes] = field(default_factory=dict)
 
@@ -135,7 +135,7 @@ class Plane(RuleBasedStateMachine):
         super().__init__()
         self.now, self.dice = 2000 * HOUR, random.Random(7)
         self.nodes = {name: Node(cluster, name) for cluster, name in NODES if cluster in self.clusters}
-        self.holders: dict[tuple[int, str], Who] = {}  # at the last look, and they did not let go since
+        self.holders: dict[tuple[int, str], AttachmentKey] = {}  # at the last check, unless released since
         self.attachments: dict[str, Attachment] = {}
         self.policy = OPEN
         self.store = Store(checked=self.checked, policy=self.policy)
@@ -166,7 +166,7 @@ class Plane(RuleBasedStateMachine):
             self.reread(node, vpc)
 
     def reread(self, node: Node, vpc: int) -> None:
-        """It reads what is retained."""
+        """It reads the retained table."""
         for number, shard in self.retained[vpc].shards.items():
             node.tables[vpc].receive_shard(number, shard, 0.0)
         node.tables[vpc].receive_head(self.retained[vpc].head, 0.0)
@@ -197,8 +197,8 @@ class Plane(RuleBasedStateMachine):
 
     # -- pods, clocks and nodes ----------------------------------------------------------------------------------------
 
-    def _whereabouts(self) -> dict[Who, Node]:
-        """Where everybody is; those on a silent node are there until they are somewhere else."""
+    def _whereabouts(self) -> dict[AttachmentKey, Node]:
+        """The node of each attachment; one on a silent node is there until it is elsewhere."""
         standing = (node for node in self.nodes.values() if node.exists and not node.given_up)
         nodes = sorted(standing, key=lambda node: node.alive)
         return {who: node for node in nodes for who in node.pods}
@@ -215,12 +215,15 @@ class Plane(RuleBasedStateMachine):
         target = self.nodes.get(node)
         if target is None or not target.alive:
             return
-        who = Who(target.cluster, vpc, function)
+        who = AttachmentKey(target.cluster, vpc, function)
         attachment = self.attachments.get(who.name)
         if self.checked:
             if attachment is None:
                 return
-            who, networks = Who(target.cluster, attachment.vpc, function), tuple(sorted(attachment.networks))
+            who, networks = (
+                AttachmentKey(target.cluster, attachment.vpc, function),
+                tuple(sorted(attachment.networks)),
+            )
         if who in target.pods:
             return
         before = self._whereabouts().get(who)
@@ -232,7 +235,7 @@ class Plane(RuleBasedStateMachine):
         target.pods[who].trusted = attachment is None or attachment.ready
         remote_routes.announce([pack(network) for network in networks], target.pods[who].path_id)
         self.register(target)
-        if before is not None and before.alive:  # a silent one goes on saying what it said
+        if before is not None and before.alive:  # a silent node's last message stays
             self._remove(before, who)
             self.register(before)
         if blind and target.tables[who.vpc].complete:
@@ -255,7 +258,7 @@ class Plane(RuleBasedStateMachine):
 
     @rule(data=st.data(), networks=some_networks)
     def changes(self, data: st.DataObject, networks: tuple[str, ...]) -> None:
-        """What a pod announces, where it is: fewer, more, others."""
+        """A pod announces other networks: fewer, more, others."""
         running = sorted((who for who, node in self._whereabouts().items() if node.alive), key=str)
         if not running:
             return
@@ -290,8 +293,8 @@ class Plane(RuleBasedStateMachine):
 
     @rule(data=st.data(), stage=st.sampled_from(["offline", "given up", "back"]))
     def falls_silent(self, data: st.DataObject, stage: str) -> None:
-        """Dead, and nobody has said so: its last word stands until it is outdone, or for so long that its routes are
-        to go. Or it was, and is heard again.
+        """Offline: its last message stands until it is outdone, or until its routes are withdrawn. Or it is online
+        again.
         """
         names = [node.name for node in self.nodes.values() if node.exists and (node.silent or node.pods)]
         if not names:
@@ -303,7 +306,7 @@ class Plane(RuleBasedStateMachine):
             return
         if not node.silent:
             node.silent = node.missed = True
-            self.store.nodes.set_offline(node.ref, True)  # what it said before may still be under way
+            self.store.nodes.set_offline(node.ref, True)  # its earlier messages may still be under way
         if stage == "given up" and not node.given_up:
             node.given_up = True
             self.holders = {key: has for key, has in self.holders.items() if has not in node.pods}
@@ -315,7 +318,7 @@ class Plane(RuleBasedStateMachine):
         self.store.nodes.withdraw(node.ref, False)
 
     def return_online(self, node: Node) -> None:
-        """What was started elsewhere meanwhile is ended here."""
+        """Attachments that were started elsewhere meanwhile end here."""
         self.packs()
         self._back(node)
         for vpc in VPCS:
@@ -338,11 +341,11 @@ class Plane(RuleBasedStateMachine):
                 self._remove(existing, who)
             self.store.nodes.remove(existing.ref)
         elif existing is not None:
-            existing.exists = existing.missed = True  # what was told while it was not there
+            existing.exists = existing.missed = True  # messages while it did not exist
             existing.sent, existing.received, existing.sequence = [], 0, 0
             self._boot(existing)
 
-    def _remove(self, node: Node, who: Who) -> None:
+    def _remove(self, node: Node, who: AttachmentKey) -> None:
         pod = node.pods.pop(who)
         self.holders = {key: has for key, has in self.holders.items() if has != who}
         node.remote_routes[who.vpc].withdraw([pack(network) for network in pod.networks], pod.path_id)
@@ -366,13 +369,13 @@ class Plane(RuleBasedStateMachine):
         if self.dice.random() < 0.5:
             self._deliver(node, node.sequence, endpoints)
             if self.dice.random() < 0.5:
-                self.dice.choice((self.commits, self.tells))()
+                self.dice.choice((self.commits, self.publishes))()
 
     # -- messages ----------------------------------------------------------------------------------------------------
 
     @rule(data=st.data(), commit=st.booleans())
     def arrives(self, data: st.DataObject, commit: bool) -> None:
-        """Anything that some node ever said arrives, maybe again, maybe after what it said later."""
+        """Any message that a node ever sent arrives, maybe again, maybe after a later one."""
         speakers = [node for node in self.nodes.values() if node.sent and node.exists]
         if speakers:
             node = data.draw(st.sampled_from(speakers))
@@ -388,13 +391,13 @@ class Plane(RuleBasedStateMachine):
             node.received, node.registered = sequence, endpoints
 
     def forges(self, node: str, networks: tuple[str, ...]) -> None:
-        """That it has that node's prefix, and pods there."""
+        """Another node registers that node's prefix, and pods there."""
         victim = self.nodes.get(node)
         if self.checked or victim is None or not victim.exists:
-            return  # in Kubernetes nobody says a prefix over MQTT
-        self.tells()
+            return  # in Kubernetes no prefix comes over MQTT
+        self.publishes()
         prefix = self.topology.prefix(node)
-        said = tuple(
+        endpoints = tuple(
             Endpoint(
                 f"{VPCS[0]:012x}",
                 f"{function:04x}",
@@ -406,14 +409,14 @@ class Plane(RuleBasedStateMachine):
             for function in range(1, 4)
         )
         self.store.nodes.set_prefix(STRANGER, prefix)
-        self.store.nodes.set_endpoints(STRANGER, 1, said)
-        assert not self.store.commit(self.now + HORIZON).routes, "a prefix is somebody's"
+        self.store.nodes.set_endpoints(STRANGER, 1, endpoints)
+        assert not self.store.commit(self.now + HORIZON).routes, "a prefix has one node"
         assert self.store.nodes.prefix_conflicts() == {STRANGER: victim.ref}
         self.store.nodes.remove(STRANGER)
         assert not self.store.commit(self.now + HORIZON).routes
 
     def packs(self) -> None:
-        self.tells()
+        self.publishes()
         for vpc, adj_rib_out in self.adj_ribs_out.items():
             self._pack(vpc, adj_rib_out)
 
@@ -447,9 +450,9 @@ class Plane(RuleBasedStateMachine):
     # -- the router --------------------------------------------------------------------------------------------------
 
     def commits(self) -> None:
-        """What changed is due, and told with what changes until the broker has confirmed what was told before.
+        """Commits: changes become pending, and are published once the broker has confirmed the last ones.
 
-        One at a time, as the router's lock sees to: what is told between two parts begins no other commit.
+        One at a time, as by the router's lock: publishing between two parts begins no other commit.
         """
         if self.committing:
             return
@@ -463,14 +466,14 @@ class Plane(RuleBasedStateMachine):
         before = {vpc: dict(routes) for vpc, routes in self.committed.items()}
         paths = {
             vpc: self.paths_of(vpc) for vpc in VPCS
-        }  # what nodes register between two parts is the next commit's
+        }  # registrations between two parts belong to the next commit
         some, more = self.dice.choice((1, 2, 5, ALL)), True
         while more:
             commit = self.store.commit(self.now + HORIZON, some)
             more = commit.more
             for vpc, changed in commit.routes.items():
                 for network, route in changed.set.items():
-                    assert self.committed[vpc].get(network) != route, "what was right is set again"
+                    assert self.committed[vpc].get(network) != route, "an unchanged route is set again"
                     self.committed[vpc][network] = route
                 for network, route in changed.delete.items():
                     assert self.committed[vpc].pop(network) == route, "gone already"
@@ -480,19 +483,19 @@ class Plane(RuleBasedStateMachine):
                     self._publish(vpc, adj_rib_out)
         for vpc in VPCS:
             assert self.store.tables.routes(vpc) == self.committed[vpc], (
-                "another table than the one that was told"
+                "another table than the one that was published"
             )
             self._right(vpc, paths[vpc], before[vpc])
         self.admissions_changed = False
 
-    def paths_of(self, vpc: int) -> dict[Who, list[EndpointPath]]:
-        """What the router has heard of the attachments of a VPC, as far as it is theirs to say."""
-        paths: dict[Who, list[EndpointPath]] = defaultdict(list)
+    def paths_of(self, vpc: int) -> dict[AttachmentKey, list[EndpointPath]]:
+        """The registered paths of a VPC's attachments, within their entitlements."""
+        paths: dict[AttachmentKey, list[EndpointPath]] = defaultdict(list)
         for node in self.nodes.values():
             if not node.exists or node.given_up:
                 continue
             for endpoint in node.registered:
-                who = Who(node.cluster, int(endpoint.vpc, 16), int(endpoint.function, 16))
+                who = AttachmentKey(node.cluster, int(endpoint.vpc, 16), int(endpoint.function, 16))
                 attachment = self.attachments.get(who.name)
                 networks, ready = frozenset(endpoint.networks), True
                 if self.checked and attachment is not None and attachment.vpc == who.vpc:
@@ -504,17 +507,19 @@ class Plane(RuleBasedStateMachine):
                     paths[who].append(EndpointPath(node, networks, endpoint.epoch, sound))
         return paths
 
-    def _right(self, vpc: int, paths: dict[Who, list[EndpointPath]], before: dict[str, Route]) -> None:
+    def _right(
+        self, vpc: int, paths: dict[AttachmentKey, list[EndpointPath]], before: dict[str, Route]
+    ) -> None:
         now = self.committed[vpc]
-        places: dict[Who, set[tuple[str, int]]] = defaultdict(set)
+        places: dict[AttachmentKey, set[tuple[str, int]]] = defaultdict(set)
         for network, route in now.items():
-            who = Who(route.cluster, vpc, int(route.function, 16))
+            who = AttachmentKey(route.cluster, vpc, int(route.function, 16))
             places[who].add((route.node, route.epoch))
             assert len(places[who]) == 1, "an attachment is in two places"
             assert self._admits(who, certainly=False), "a cluster that may not be there"
             its = [path for path in paths[who] if (path.node.name, path.epoch) == (route.node, route.epoch)]
-            assert any(network in path.networks for path in its), "nobody has said so"
-            assert any(path.sound or path.in_force(who, before) for path in its), "believed too early"
+            assert any(network in path.networks for path in its), "no node registered it"
+            assert any(path.sound or path.in_force(who, before) for path in its), "installed too early"
         for who, its in paths.items():
             standing = [path for path in its if path.sound or path.in_force(who, before)]
             if not standing or not self._admits(who, certainly=True):
@@ -527,7 +532,7 @@ class Plane(RuleBasedStateMachine):
                     who.function,
                 ):
                     has = now[network].cluster, int(now[network].function, 16)
-                    assert has == (who.cluster, who.function), "taken from who holds it"
+                    assert has == (who.cluster, who.function), "taken from its holder"
             candidates = [
                 path for path in standing if not path.node.silent or path.in_force(who, before)
             ] or standing
@@ -536,11 +541,11 @@ class Plane(RuleBasedStateMachine):
                     "not the newest"
                 )
 
-    def _admits(self, who: Who, *, certainly: bool) -> bool:
+    def _admits(self, who: AttachmentKey, *, certainly: bool) -> bool:
         """Whether its cluster may be in its VPC, as far as that is known."""
         return True
 
-    def tells(self) -> None:
+    def publishes(self) -> None:
         self.commits()
         for vpc, adj_rib_out in self.adj_ribs_out.items():
             if adj_rib_out.pending:
@@ -548,7 +553,7 @@ class Plane(RuleBasedStateMachine):
 
     def _publish(self, vpc: int, adj_rib_out: AdjRibOut) -> None:
         """Message by message, route by route: what a follower sees at each moment."""
-        self.now += 1  # revisions are at least the time, and nobody waits for the next second here
+        self.now += 1  # revisions are at least the time, and the test does not wait for the next second
         seen, after = self.advertised[vpc], self.store.tables.routes(vpc)
         stays = seen.keys() & after.keys()
         withdrawing = False
@@ -568,7 +573,7 @@ class Plane(RuleBasedStateMachine):
         assert seen == dict(after)
 
     def _settle(self) -> None:
-        """Everybody's last word arrives, also what nodes say on hearing the others."""
+        """Each node's last message arrives, also those that nodes send in response."""
         while True:
             sequences = {name: node.sequence for name, node in self.nodes.items()}
             for node in self.nodes.values():
@@ -581,10 +586,10 @@ class Plane(RuleBasedStateMachine):
                 return
 
     def restarts(self) -> None:
-        """Another router goes on from what is retained and what the nodes said last, in whatever order."""
+        """Another router goes on from the retained tables and the nodes' last messages, in any order."""
         self.packs()
         while self.store.pending or not all(adj.idle for adj in self.adj_ribs_out.values()):
-            self.packs()  # what nodes said on hearing that
+            self.packs()  # the nodes' responses
         retained = {vpc: table.routes() for vpc, table in self.retained.items()}
         rejected = {(rejection.attachment, rejection.reason) for rejection in self.store.rejections()}
         self.store = Store(checked=self.checked, policy=self.policy)
@@ -599,21 +604,21 @@ class Plane(RuleBasedStateMachine):
             self.store.nodes.set_attachment(name, attachment)
         deque(self.store.install(retained), 0)
         self.adj_ribs_out = {vpc: AdjRibOut(vpc, table) for vpc, table in self.retained.items()}
-        assert not self.store.commit(self.now + HORIZON).routes, "what was right is told again"
+        assert not self.store.commit(self.now + HORIZON).routes, "an unchanged route is published again"
         assert all(adj_rib_out.pack() is None for adj_rib_out in self.adj_ribs_out.values()), "packed again"
         assert {(path.attachment, path.reason) for path in self.store.rejections()} == rejected
 
-    def comes_again(self) -> None:
-        """All nodes say what they said before: a new session with the broker, an agent that restarts."""
+    def registers_again(self) -> None:
+        """All nodes register the same again: a new session with the broker, a restarted agent."""
         self._settle()
         published = self.published
         for node in self.nodes.values():
             if node.alive and node.sent:
                 self.register(node)
         self._settle()
-        assert self.published == published, "what was right is told again"
+        assert self.published == published, "an unchanged route is published again"
 
-    def everybody_leaves(self) -> None:
+    def all_pods_end(self) -> None:
         for node in self.nodes.values():
             if node.exists:
                 self.return_online(node)
@@ -624,17 +629,17 @@ class Plane(RuleBasedStateMachine):
         assert not any(self.store.tables.routes(vpc) for vpc in VPCS)
         assert not any(table.head or table.shards for table in self.retained.values()), "retained"
 
-    @rule(what=st.sampled_from(["commits", "tells", "packs", "the_table_is_where_the_pods_are"]))
+    @rule(what=st.sampled_from(["commits", "publishes", "packs", "the_table_is_where_the_pods_are"]))
     def goes_on(self, what: str) -> None:
         getattr(self, what)()
 
     @rule(
-        what=st.sampled_from(["restarts", "restarts", "comes_again", "somebody_lies", "everybody_leaves"]),
+        what=st.sampled_from(["restarts", "restarts", "registers_again", "a_node_forges", "all_pods_end"]),
         node=some_node,
         networks=some_networks,
     )
     def seldom(self, what: str, node: str, networks: tuple[str, ...]) -> None:
-        if what == "somebody_lies":
+        if what == "a_node_forges":
             self.forges(node, networks)
         else:
             getattr(self, what)()
@@ -663,8 +668,8 @@ class Plane(RuleBasedStateMachine):
         self._settle()
         nodes = self._whereabouts()
         for vpc in VPCS:
-            must: dict[str, set[Who]] = defaultdict(set)
-            may: dict[str, set[Who]] = defaultdict(set)
+            must: dict[str, set[AttachmentKey]] = defaultdict(set)
+            may: dict[str, set[AttachmentKey]] = defaultdict(set)
             for who, node in nodes.items():
                 if who.vpc == vpc:
                     entitled, certain = self._entitled(node.pods[who])
@@ -679,10 +684,10 @@ class Plane(RuleBasedStateMachine):
             table = self.store.tables.routes(vpc)
             assert must.keys() <= table.keys() <= may.keys()
             for network, route in table.items():
-                has = Who(route.cluster, vpc, int(route.function, 16))
+                has = AttachmentKey(route.cluster, vpc, int(route.function, 16))
                 assert has in may[network]
                 before = self.holders.get((vpc, network))
-                assert before in (None, has) or before not in must[network], "taken from who holds it"
+                assert before in (None, has) or before not in must[network], "taken from its holder"
                 self.holders[vpc, network] = has
                 assert route.node in {
                     nodes[has].name,
@@ -691,9 +696,9 @@ class Plane(RuleBasedStateMachine):
                 assert route.segments == (str(sid(self.topology.prefix(route.node), vpc, has.function)),)
             self._seen_by_nodes(vpc, table, nodes)
 
-    def _in_force_elsewhere(self, who: Who, target: Node) -> list[Node]:
-        """Nodes of whose death nobody knew when their word came in force: it stands where that of the living is not to
-        be believed, or is older, by a clock that nobody there could know.
+    def _in_force_elsewhere(self, who: AttachmentKey, target: Node) -> list[Node]:
+        """Offline nodes whose endpoint was in force before: it stays where the online node's is rejected, or has an
+        older epoch by a clock that the offline node did not know.
         """
         entitled, certain = self._entitled(target.pods[who])
         doubtful = not target.alive or not (entitled and certain)
@@ -708,12 +713,12 @@ class Plane(RuleBasedStateMachine):
         """The networks that the plane routes to it, and whether it does for certain."""
         return set(pod.networks), pod.epoch <= self.now + HORIZON
 
-    def _seen_by_nodes(self, vpc: int, table, nodes: dict[Who, Node]) -> None:
+    def _seen_by_nodes(self, vpc: int, table, nodes: dict[AttachmentKey, Node]) -> None:
         for node in self.nodes.values():
             if not node.alive or (node.missed and not table):
-                continue  # one that was away when the table became empty cannot tell that from a stray hand's doing
+                continue  # one that was away when the table became empty takes that for a foreign write
             follower = node.tables[vpc]
-            assert follower.settled or not table, "no table was ever told"
+            assert follower.settled or not table, "no table was ever published"
             assert follower.routes.keys() == {pack(network) for network in table}
             mine = {net for pod in node.pods.values() if pod.who.vpc == vpc for net in pod.networks}
             elsewhere = {
@@ -771,7 +776,7 @@ class Checked(Plane):
         table = Attachment(vpc, function, frozenset(networks), ready)
         self.attachments[f"ns/a{function}"] = table
         for node in self.nodes.values():
-            if ready and (pod := node.pods.get(Who(node.cluster, vpc, function))):
+            if ready and (pod := node.pods.get(AttachmentKey(node.cluster, vpc, function))):
                 pod.trusted = True
         self.store.nodes.set_attachment(f"ns/a{function}", table)
 
@@ -788,7 +793,7 @@ class Checked(Plane):
 
 
 class Joining(Plane):
-    """Two clusters and VPCs that are one's own, shared, or nobody's, as the admissions say by now."""
+    """Two clusters, and VPCs of one, of both, or of none, by the present admissions."""
 
     @rule(
         unlisted=st.sampled_from(Unlisted),
@@ -802,12 +807,12 @@ class Joining(Plane):
         self.store.tables.set_policy(self.policy)
         self.holders.clear()
 
-    def _admits(self, who: Who, *, certainly: bool) -> bool:
+    def _admits(self, who: AttachmentKey, *, certainly: bool) -> bool:
         if who.vpc in self.policy.vpcs:
             return who.cluster in self.policy.vpcs[who.vpc]
         if self.policy.unlisted is Unlisted.FIRST:
             has = {route.cluster for route in self.committed[who.vpc].values()}
-            assert len(has) <= 1, "a VPC of two clusters that nobody admitted"
+            assert len(has) <= 1, "a VPC of two clusters that were not admitted"
             return not certainly or (who.cluster in has and not self.admissions_changed)
         return self.policy.unlisted is Unlisted.ANYBODY
 
@@ -820,14 +825,14 @@ class Joining(Plane):
             return set(), True
         if self.policy.unlisted is Unlisted.FIRST:
             clusters = {route.cluster for route in self.store.tables.routes(vpc).values()}
-            assert len(clusters) <= 1, "a VPC of two clusters that nobody admitted"
+            assert len(clusters) <= 1, "a VPC of two clusters that were not admitted"
             owners = {has.cluster for (of, _), has in self.holders.items() if of == vpc} or clusters
             if owners and cluster not in owners:
                 return set(), True
         return entitled, certain
 
 
-@pytest.mark.timeout(900)  # what fails is made small before it is shown
+@pytest.mark.timeout(900)  # hypothesis shrinks a failure before it reports it
 @pytest.mark.parametrize("machine", [Plane, Checked, Joining])
 def test_what_users_rely_on(topology, monkeypatch, machine: type[Plane]) -> None:
     monkeypatch.setattr(module, "MAX_PAYLOAD", module._ENVELOPE + 400)  # two or three routes a message

@@ -1,4 +1,6 @@
-"""Several routers: one publishes, the next goes on from what was told, and what a deposed one does is undone."""
+"""Several routers: one publishes, the next continues from the published tables, and a deposed one's writes are
+undone.
+"""
 
 import asyncio
 import contextlib
@@ -28,7 +30,7 @@ def vote() -> Vote:
     return Vote()
 
 
-def say(broker: MemoryBroker, *messages: tuple[str, bytes]) -> None:
+def publish_retained(broker: MemoryBroker, *messages: tuple[str, bytes]) -> None:
     for topic, payload in messages:
         broker.publish(topic, payload, True)
 
@@ -69,10 +71,10 @@ def stray_route(network: str) -> Route:
     return Route(network, ("2001:db8:ff01:900::4d2:9",), "default", "n9", "0009", 1)
 
 
-async def test_a_standby_publishes_nothing_and_knows_everything(topology, broker, vote, until) -> None:
+async def test_a_standby_publishes_nothing_and_has_all_tables(topology, broker, vote, until) -> None:
     async with replica(broker, vote, "a") as a, replica(broker, vote, "b") as b:
         vote.elect("a")
-        say(
+        publish_retained(
             broker,
             topology.status("n1"),
             topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32")),
@@ -84,11 +86,13 @@ async def test_a_standby_publishes_nothing_and_knows_everything(topology, broker
         assert len(changes(broker)) == 1
 
 
-async def test_a_change_while_nobody_leads_is_told_by_the_next_one(topology, broker, vote, until) -> None:
+async def test_a_change_while_no_router_leads_is_published_by_the_next_leader(
+    topology, broker, vote, until
+) -> None:
     async with replica(broker, vote, "a") as a, replica(broker, vote, "b") as b:
         vote.elect("a")
         node = Node(broker)
-        say(
+        publish_retained(
             broker,
             topology.status("n1"),
             topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32")),
@@ -96,7 +100,7 @@ async def test_a_change_while_nobody_leads_is_told_by_the_next_one(topology, bro
         await until(lambda: a.idle and whole(broker, "10.1.1.1/32") and node.table.settled)
         since = len(broker.published)
         await a.kill()
-        say(
+        publish_retained(
             broker,
             topology.status("n2"),
             topology.endpoints("n2", 1, topology.endpoint("n2", 2, "10.1.1.2/32")),
@@ -114,22 +118,26 @@ async def test_a_change_while_nobody_leads_is_told_by_the_next_one(topology, bro
         node.task.cancel()
 
 
-async def test_what_was_told_and_not_packed_is_continued(topology, broker, vote, until) -> None:
+async def test_changes_that_were_not_packed_are_continued(topology, broker, vote, until) -> None:
     """The leader dies between a change and its pack: subscribers are ahead of what is retained."""
     async with replica(broker, vote, "a") as a, replica(broker, vote, "b") as b:
         vote.elect("a")
         node = Node(broker)
-        say(
+        publish_retained(
             broker,
             topology.status("n1"),
             topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32")),
         )
         await until(lambda: a.idle and whole(broker, "10.1.1.1/32"))
-        say(broker, topology.endpoints("n1", 2, topology.endpoint("n1", 1, "10.1.1.1/32", "10.1.1.7/32")))
+        publish_retained(
+            broker, topology.endpoints("n1", 2, topology.endpoint("n1", 1, "10.1.1.1/32", "10.1.1.7/32"))
+        )
         await until(lambda: len(changes(broker)) == 2)
         await a.kill()
-        assert whole(broker, "10.1.1.1/32"), "it was packed already, and the test shows nothing"
-        say(broker, topology.endpoints("n1", 3, topology.endpoint("n1", 1, "10.1.1.1/32", "10.1.1.8/32")))
+        assert whole(broker, "10.1.1.1/32"), "it was packed already, and the test proves nothing"
+        publish_retained(
+            broker, topology.endpoints("n1", 3, topology.endpoint("n1", 1, "10.1.1.1/32", "10.1.1.8/32"))
+        )
         vote.elect("b")
         await until(lambda: b.idle and whole(broker, "10.1.1.1/32", "10.1.1.8/32"))
         _, before, after = changes(broker)
@@ -139,21 +147,25 @@ async def test_what_was_told_and_not_packed_is_continued(topology, broker, vote,
         node.task.cancel()
 
 
-async def test_who_holds_a_network_is_what_was_told_and_not_what_a_standby_saw(
+async def test_the_holder_of_a_network_is_by_the_published_table_and_not_by_a_standbys(
     topology, broker, vote, until
 ) -> None:
     """The standby joins when both claim the network already, and its own order would give it to the other."""
     async with replica(broker, vote, "a") as a:
         vote.elect("a")
-        say(broker, topology.status("n1"), topology.status("n2"))
-        say(broker, topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.9/32", epoch=9)))
+        publish_retained(broker, topology.status("n1"), topology.status("n2"))
+        publish_retained(
+            broker, topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.9/32", epoch=9))
+        )
         await until(lambda: a.idle and whole(broker, "10.1.1.9/32"))
         async with replica(broker, vote, "b") as b:
             await until(lambda: b.store.tables.routes(VPC))
             # The holder lets go and takes it again while the rival waits: only the leader publishes what comes of it.
-            say(broker, topology.endpoints("n2", 1, topology.endpoint("n2", 2, "10.1.1.9/32", epoch=3)))
+            publish_retained(
+                broker, topology.endpoints("n2", 1, topology.endpoint("n2", 2, "10.1.1.9/32", epoch=3))
+            )
             await until(lambda: a.idle and b.store.counts[3] == 1)
-            deque(b.store.install({}), 0)  # as if it had never seen who came first
+            deque(b.store.install({}), 0)  # as if it had not seen which came first
             b.store.commit(1 << 60)
             assert b.store.tables.routes(VPC)["10.1.1.9/32"].node == "n2"
             since = len(broker.published)
@@ -169,24 +181,24 @@ async def test_a_leader_goes_on_while_the_election_is_out_of_sight(topology, bro
         vote.elect("a")
         await until(lambda: a.idle)
         a.election.blind = b.election.blind = True  # as an API server that is away
-        say(
+        publish_retained(
             broker,
             topology.status("n1"),
             topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32")),
         )
         await until(lambda: a.idle and whole(broker, "10.1.1.1/32"))
-        b.election.blind = False  # but the other one is chosen: the broker tells
+        b.election.blind = False  # but the other one is elected: the broker has its claim
         vote.elect("b")
         await until(lambda: b.idle and not a.term)
-        say(broker, topology.endpoints("n1", 2, topology.endpoint("n1", 1, "10.1.1.2/32")))
+        publish_retained(broker, topology.endpoints("n1", 2, topology.endpoint("n1", 1, "10.1.1.2/32")))
         await until(lambda: b.idle and whole(broker, "10.1.1.2/32"))
-        assert len(changes(broker)) == 2, "both told it"
+        assert len(changes(broker)) == 2, "both published it"
 
 
-async def test_a_leader_that_comes_back_looks_first_who_leads(topology, broker, vote, until) -> None:
+async def test_a_leader_that_reconnects_reads_first_who_leads(topology, broker, vote, until) -> None:
     async with replica(broker, vote, "a") as a, replica(broker, vote, "b") as b:
         vote.elect("a")
-        say(
+        publish_retained(
             broker,
             topology.status("n1"),
             topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32")),
@@ -195,7 +207,7 @@ async def test_a_leader_that_comes_back_looks_first_who_leads(topology, broker, 
         a.election.blind = True
         a.line.cut()
         await until(lambda: not a.leadership._gate._publisher._open.is_set())
-        # What is due in its hands while it is away was never said to anybody else.
+        # A pending change of its own, which no other router has received.
         a.store.nodes.set_endpoints(NodeRef("default", "n1"), 9, (topology.endpoint("n1", 1, "10.6.6.6/32"),))
         await until(lambda: "10.6.6.6/32" in a.store.tables.routes(VPC))
         vote.elect("b")
@@ -210,10 +222,10 @@ async def test_a_leader_that_comes_back_looks_first_who_leads(topology, broker, 
 
 @contextlib.asynccontextmanager
 async def reign(topology, broker, vote, until):
-    """One that leads and has told of 10.1.1.1/32, a node that has heard it, and the revision of that table."""
+    """A leader that has published 10.1.1.1/32, a node that has received it, and the revision of that table."""
     async with replica(broker, vote, "b") as b:
         node = Node(broker)
-        say(
+        publish_retained(
             broker,
             topology.status("n1"),
             topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32")),
@@ -225,7 +237,7 @@ async def reign(topology, broker, vote, until):
 
 
 @pytest.mark.parametrize("ahead", [pytest.param(True, id="ahead"), pytest.param(False, id="between")])
-async def test_what_a_deposed_leader_still_had_under_way_is_undone(
+async def test_messages_of_a_deposed_leader_under_way_are_undone(
     topology, broker, vote, until, *, ahead: bool
 ) -> None:
     async with reign(topology, broker, vote, until) as (b, node, previous):
@@ -241,10 +253,10 @@ async def test_what_a_deposed_leader_still_had_under_way_is_undone(
         assert node.table.revision == decode(Head, broker.retained[HEAD]).revision > late + 5
 
 
-async def test_what_is_said_while_the_tables_are_taken_over_is_dealt_with_afterwards(
+async def test_messages_while_the_tables_are_adopted_are_handled_afterwards(
     topology, broker, vote, until
 ) -> None:
-    """The last word of a deposed leader arrives between two turns of its successor, who has read the tables already."""
+    """A deposed leader's last message arrives between two turns of its successor, which has read the tables already."""
     async with reign(topology, broker, vote, until) as (b, node, previous):
         install, waiting = b.store.install, []
 
@@ -261,11 +273,11 @@ async def test_what_is_said_while_the_tables_are_taken_over_is_dealt_with_afterw
         b.leadership._chosen(True)  # it claims again
         await until(lambda: len(waiting) == 50)
         await until(lambda: b.idle and node.table.settled and node.count == 1)
-        assert waiting[-1] == 1, "it was heard later, and the test shows nothing"
+        assert waiting[-1] == 1, "it was handled later, and the test proves nothing"
         assert node.table.revision > previous + 1
 
 
-async def test_what_is_packed_at_the_very_moment_at_which_the_tables_were_read_is_put_right(
+async def test_a_foreign_pack_at_the_moment_of_the_snapshot_is_overwritten(
     topology, broker, vote, until
 ) -> None:
     """A deposed leader's pack comes between that and the next turn of its successor."""
@@ -299,10 +311,10 @@ async def test_what_is_packed_at_the_very_moment_at_which_the_tables_were_read_i
         pytest.param((SHARD, b""), id="shard-cleared"),
     ],
 )
-async def test_what_is_written_right_after_us_is_put_right(
+async def test_a_foreign_write_right_after_ours_is_overwritten(
     topology, broker, vote, until, stray: tuple[str, bytes]
 ) -> None:
-    """It arrives before we know that the broker has confirmed ours. Twice: so it does when that was put right."""
+    """It arrives before the broker's confirmation of ours. Twice: also when the first was overwritten."""
     topic, payload = stray
     async with replica(broker, vote, "a") as a:
         publish, times = broker.publish, [2]
@@ -315,7 +327,7 @@ async def test_what_is_written_right_after_us_is_put_right(
 
         broker.publish = and_then
         vote.elect("a")
-        say(
+        publish_retained(
             broker,
             topology.status("n1"),
             topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32")),
@@ -338,7 +350,7 @@ async def test_a_stray_that_comes_again_while_it_is_wiped_is_wiped_again(
 
         broker.publish = and_then
         vote.elect("a")
-        say(
+        publish_retained(
             broker,
             topology.status("n1"),
             topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32")),
@@ -348,7 +360,7 @@ async def test_a_stray_that_comes_again_while_it_is_wiped_is_wiped_again(
         await until(lambda: a.idle and not times[0] and stray not in broker.retained)
 
 
-async def test_a_stray_change_under_way_when_the_new_leader_told_its_first(
+async def test_a_stray_change_under_way_at_the_new_leaders_first_change(
     topology, broker, vote, until
 ) -> None:
     """At the broker: the old leader's change, then the new one's; both continue the same table."""
@@ -356,14 +368,18 @@ async def test_a_stray_change_under_way_when_the_new_leader_told_its_first(
         node, late = Node(broker), Node(broker)
         many = [f"10.2.{number >> 8}.{number & 255}/32" for number in range(600)]  # more than one shard
         others = topology.endpoint("n1", 2, *many)
-        say(broker, topology.status("n1"))
-        say(broker, topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32"), others))
+        publish_retained(broker, topology.status("n1"))
+        publish_retained(
+            broker, topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32"), others)
+        )
         vote.elect("b")
         await until(lambda: b.idle and node.table.settled and late.table.settled)
         previous = decode(Head, broker.retained[HEAD]).revision
         stray = Changes(previous + 1, previous, (stray_route("10.6.6.6/32"),))
         late.table.receive_changes(stray, 0.0)  # it had it before
-        say(broker, topology.endpoints("n1", 2, topology.endpoint("n1", 1, "10.1.1.2/32"), others))
+        publish_retained(
+            broker, topology.endpoints("n1", 2, topology.endpoint("n1", 1, "10.1.1.2/32"), others)
+        )
         await until(lambda: b.idle and whole(broker, "10.1.1.2/32", *many) and node.table.settled)
         assert not late.table.settled
         broker.publish(CHANGES, encode(stray), False)
@@ -399,7 +415,7 @@ async def test_a_stray_change_under_way_when_the_new_leader_told_its_first(
 async def test_stray_writes_are_put_right(topology, broker, vote, until, stray: tuple[str, bytes]) -> None:
     async with replica(broker, vote, "a") as a:
         vote.elect("a")
-        say(
+        publish_retained(
             broker,
             topology.status("n1"),
             topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32")),
@@ -424,12 +440,12 @@ async def test_stray_writes_are_put_right(topology, broker, vote, until, stray: 
 
 
 async def test_a_claim_of_a_stranger_does_not_end_routing(topology, broker, vote, until) -> None:
-    """Whoever is chosen claims again, above it."""
+    """The elected router claims again, above it."""
     async with replica(broker, vote, "a") as a:
         vote.elect("a")
         await until(lambda: a.idle)
         broker.publish(LEADER, encode(Leader("stranger", a.term + 1000)), True)
-        say(
+        publish_retained(
             broker,
             topology.status("n1"),
             topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32")),
@@ -443,7 +459,7 @@ async def test_a_broker_that_was_replaced_by_an_empty_one_between_two_leaders(
 ) -> None:
     async with replica(broker, vote, "a") as a, replica(broker, vote, "b") as b:
         vote.elect("a")
-        say(
+        publish_retained(
             broker,
             topology.status("n1"),
             topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32")),
@@ -458,7 +474,7 @@ async def test_a_broker_that_was_replaced_by_an_empty_one_between_two_leaders(
         assert leader(broker).id == "b"
 
 
-async def test_a_silent_node_keeps_its_routes_unless_it_is_said_to_lose_them(
+async def test_an_offline_node_keeps_its_routes_unless_withdrawal_is_set(
     topology, broker, vote, until
 ) -> None:
     messages = topology.status("n1"), topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32"))
@@ -467,9 +483,9 @@ async def test_a_silent_node_keeps_its_routes_unless_it_is_said_to_lose_them(
         vote.elect("a")
         now = 0.0
         a.part(NodeLiveness)._clock = lambda: now
-        say(broker, *messages)
+        publish_retained(broker, *messages)
         await until(lambda: a.idle and whole(broker, "10.1.1.1/32"))
-        say(broker, offline)
+        publish_retained(broker, offline)
         await until(lambda: a.part(NodeLiveness)._offline_since)
         now = 59.0
         a.part(NodeLiveness).withdraw()
@@ -478,7 +494,7 @@ async def test_a_silent_node_keeps_its_routes_unless_it_is_said_to_lose_them(
         now = 60.0
         a.part(NodeLiveness).withdraw()
         await until(lambda: a.idle and whole(broker))
-        say(broker, messages[0])
+        publish_retained(broker, messages[0])
         await until(lambda: a.idle and whole(broker, "10.1.1.1/32"))
 
 
@@ -488,25 +504,29 @@ async def test_a_move_is_seen_without_a_gap_and_a_node_that_joins_again_changes_
     async with replica(broker, vote, "a") as a:
         vote.elect("a")
         node = Node(broker)
-        say(broker, topology.status("n1"), topology.status("n2"))
-        say(broker, topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32", epoch=1)))
+        publish_retained(broker, topology.status("n1"), topology.status("n2"))
+        publish_retained(
+            broker, topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32", epoch=1))
+        )
         await until(lambda: a.idle and node.count == 1)
         seen, since = len(node.seen), len(broker.published)
-        for sequence in (2, 3):  # its node started anew, and says the same
-            say(
+        for sequence in (2, 3):  # its node controller restarted, and registers the same
+            publish_retained(
                 broker, topology.endpoints("n1", sequence, topology.endpoint("n1", 1, "10.1.1.1/32", epoch=1))
             )
         await until(lambda: a.idle and not a.store.changed.is_set())
         await asyncio.sleep(0.05)
         assert changes(broker, since) == []
-        # The new one speaks before the old one lets go, and then the other way round.
-        say(broker, topology.endpoints("n2", 1, topology.endpoint("n2", 1, "10.1.1.1/32", epoch=2)))
-        say(broker, topology.endpoints("n1", 4))
+        # The new node registers before the old one withdraws, and then the other way round.
+        publish_retained(
+            broker, topology.endpoints("n2", 1, topology.endpoint("n2", 1, "10.1.1.1/32", epoch=2))
+        )
+        publish_retained(broker, topology.endpoints("n1", 4))
         await until(lambda: a.idle and "10.1.1.1/32" in a.store.tables.routes(VPC))
         await until(lambda: a.store.tables.routes(VPC)["10.1.1.1/32"].node == "n2" and a.idle)
         await until(lambda: node.table.settled and node.table.revision == a.table(VPC)[0])
         assert {len(table) for table in node.seen[seen:]} == {1}
-        say(broker, topology.endpoints("n2", 2))
+        publish_retained(broker, topology.endpoints("n2", 2))
         await until(lambda: a.idle and whole(broker) and node.count == 0)
         assert node.table.settled, "an empty table is one as well"
         node.task.cancel()
@@ -522,12 +542,12 @@ class Loners:
         return self.voters.setdefault(name, Alone())
 
 
-async def test_of_two_that_nobody_chooses_the_later_leads_and_the_other_is_fenced(
+async def test_of_two_without_an_election_the_later_leads_and_the_other_is_fenced(
     topology, broker, until
 ) -> None:
     loners = Loners()
     async with replica(broker, loners, "b") as first:
-        say(
+        publish_retained(
             broker,
             topology.status("n1"),
             topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32")),
@@ -537,10 +557,12 @@ async def test_of_two_that_nobody_chooses_the_later_leads_and_the_other_is_fence
             async with replica(broker, loners, "a") as second:
                 await until(lambda: second.idle and not first.term)
                 since = len(broker.published)
-                say(broker, topology.endpoints("n1", 2, topology.endpoint("n1", 1, "10.1.1.2/32")))
+                publish_retained(
+                    broker, topology.endpoints("n1", 2, topology.endpoint("n1", 1, "10.1.1.2/32"))
+                )
                 await until(lambda: second.idle and whole(broker, "10.1.1.2/32"))
                 await until(lambda: "10.1.1.2/32" in first.store.tables.routes(VPC))
-                assert len(changes(broker, since)) == 1, "both told it"
+                assert len(changes(broker, since)) == 1, "both published it"
                 assert (leader(broker).id, first.term) == ("a", 0)
         (errors,) = [entry["event"] for entry in logs if entry["log_level"] == "error"]
         assert "--database-url" in errors
@@ -551,7 +573,7 @@ async def test_a_claim_is_raised_above_a_term_that_only_the_database_knows(
 ) -> None:
     async with replica(broker, vote, "a") as a:
         vote.elect("a")
-        say(
+        publish_retained(
             broker,
             topology.status("n1"),
             topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32")),
@@ -564,17 +586,19 @@ async def test_a_claim_is_raised_above_a_term_that_only_the_database_knows(
         assert not changes(broker, since), "nothing else changes"
         term = a.term
         a.leadership.database_ahead(term + 10**6)  # as another plane's would, on the same database
-        say(broker, topology.endpoints("n1", 2, topology.endpoint("n1", 1, "10.1.1.2/32")))
+        publish_retained(broker, topology.endpoints("n1", 2, topology.endpoint("n1", 1, "10.1.1.2/32")))
         await until(lambda: a.idle and whole(broker, "10.1.1.2/32"))
         assert a.term == term, "they outdo each other for ever"
 
 
-async def test_who_is_outdone_at_the_broker_does_not_raise_its_claim(topology, broker, vote, until) -> None:
+async def test_a_router_that_is_outdone_at_the_broker_does_not_raise_its_claim(
+    topology, broker, vote, until
+) -> None:
     async with replica(broker, vote, "a") as a, replica(broker, vote, "b") as b:
         vote.elect("a")
         await until(lambda: a.idle)
         a.election.blind = True
-        lose, broker.lose = broker.lose, lambda topic, _: topic == LEADER  # the database is quicker to tell
+        lose, broker.lose = broker.lose, lambda topic, _: topic == LEADER  # the database is quicker
         broker.publish(LEADER, encode(Leader("b", a.term + 1000)), True)
         broker.lose = lose
         a.leadership.database_ahead(a.term + 1000)

@@ -1,4 +1,4 @@
-"""What a router lacks is an Event on what `kubectl describe` shows: once, and again before it is forgotten."""
+"""Problems of a router are Events of its Pod or Lease: once, and again before they expire."""
 
 import pytest
 
@@ -49,7 +49,7 @@ def namespace(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-async def test_it_is_told_when_it_stays_and_again_when_it_lasts() -> None:
+async def test_a_problem_that_stays_is_reported_and_repeated() -> None:
     api = Server()
     router = Router(api)
     router.problems = {"mqtt": WRONG, "view": "waiting for what is retained and listed"}
@@ -76,7 +76,7 @@ async def test_connections_that_others_can_read_are_reported() -> None:
     assert any("mqtt_url: …" in event["message"] for event in api.events)
 
 
-async def test_what_comes_back_is_told_anew() -> None:
+async def test_a_problem_that_returns_is_reported_again() -> None:
     api = Server()
     router = Router(api)
     for _ in range(2):
@@ -100,7 +100,7 @@ async def test_it_is_about_the_pod_where_there_is_one(monkeypatch: pytest.Monkey
     assert (about["kind"], about["name"], about["uid"]) == ("Pod", "galactic-router-0", "of-the-pod")
 
 
-async def test_an_event_that_is_not_taken_is_told_at_the_next_look() -> None:
+async def test_an_event_that_fails_is_sent_at_the_next_poll() -> None:
     api = Server()
     api.away = True
     router = Router(api)
@@ -112,7 +112,7 @@ async def test_an_event_that_is_not_taken_is_told_at_the_next_look() -> None:
     assert len(api.events) == 1
 
 
-async def test_where_there_is_neither_pod_nor_lease_nothing_is_told() -> None:
+async def test_without_pod_and_lease_there_is_no_event() -> None:
     api = Server(lease=False)
     router = Router(api)
     router.problems = {"mqtt": WRONG}

@@ -368,7 +368,7 @@ def test_whatever_happens_the_gate_is_open_only_for_one_that_leads_and_has_read_
     state, gate, claiming, read_since = State("b"), False, [], True
     for event in (*ascent, *events):
         name = next(iter(event.__dataclass_fields__), "")
-        if getattr(event, name, None) == "the claim":  # of whoever has one
+        if getattr(event, name, None) == "the claim":  # stands for the present claim
             event = type(event)(state.claim)  # noqa: PLW2901
             if isinstance(event, ClaimConfirmed | TablesAdopted) and event.claim is None:
                 continue

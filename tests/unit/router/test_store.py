@@ -99,7 +99,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(at_most=st.sampled_from([1, 2, 3, ALL]), meanwhile=st.booleans())
     def commit(self, at_most: int = ALL, meanwhile: bool = False) -> None:
-        """In parts. What is said between two of them is for the next commit."""
+        """In parts. Registrations between two of them belong to the next commit."""
         before = {vpc: table.routes for vpc, table in self.expected.vpcs.items()}
         expected = table(
             self.store.nodes.segments(), self.attachments, before, self.horizon, OPEN, self.absent
@@ -270,7 +270,7 @@ def _counting(function, calls: list):
     return counted
 
 
-def test_an_api_server_that_was_set_back_takes_nothing_away_that_mqtt_said_since(topology) -> None:
+def test_an_api_server_that_was_set_back_withdraws_nothing_registered_since_over_mqtt(topology) -> None:
     store = Store(checked=True)
     node_ref = NodeRef("default", "n1")
     store.nodes.set_prefix(node_ref, topology.prefix("n1"))
@@ -284,9 +284,7 @@ def test_an_api_server_that_was_set_back_takes_nothing_away_that_mqtt_said_since
     store.commit(10)
     assert not store.nodes.set_endpoints(node_ref, 5, before), "the NodeSegment as it was in the backup"
     assert not store.commit(10).routes
-    store.nodes.set_attachment(
-        "ns/a2", None
-    )  # made after the backup: it is no more, until somebody makes it again
+    store.nodes.set_attachment("ns/a2", None)  # made after the backup: gone until it is made again
     assert list(store.commit(10).routes[0x4D2].delete) == ["10.1.1.2/32"]
     store.nodes.set_attachment("ns/a2", Attachment(0x4D2, 2, frozenset({"10.1.1.2/32"}), True))
-    assert list(store.commit(10).routes[0x4D2].set) == ["10.1.1.2/32"], "without anybody registering again"
+    assert list(store.commit(10).routes[0x4D2].set) == ["10.1.1.2/32"], "without another registration"

@@ -80,7 +80,7 @@ def test_an_epoch_too_far_ahead_is_not_believed_unless_it_is_in_force(topology) 
     assert routes(table(registered, None, installed(in_force), HORIZON)) == {"10.1.1.1/32": "n1"}
 
 
-def test_the_holder_keeps_a_network_whatever_the_clocks_say_and_wherever_it_moves(topology) -> None:
+def test_the_holder_keeps_a_network_whatever_the_clocks_and_wherever_it_moves(topology) -> None:
     first = table(
         segments(topology, n1=(topology.endpoint("n1", 1, "10.1.1.9/32", epoch=50),)), None, {}, HORIZON
     )
@@ -262,7 +262,7 @@ def routes_of(tables) -> dict[int, dict[str, tuple]]:
 
 
 def unique(drawn: dict) -> dict:
-    """One endpoint an attachment and node: what a node says twice is judged in test_claims."""
+    """One endpoint an attachment and node: repeated ones are in test_claims."""
     return {
         who: list({(entry[0], entry[1]): entry for entry in registered}.values())
         for who, registered in drawn.items()
