@@ -3,7 +3,7 @@
 Each round runs every measurement in BEFORE and in AFTER, and the next round in the other order, so a machine that is
 slower for a while is slower for both. Each checkout runs its own benches with its own ``.venv`` (``make venv``). Prints
 one table: medians, the median of the rounds' own ratios with the lowest and the highest, and the processor seconds of
-the whole bench, all its processes together. Where the machine does other things as well, wall times tell little: go by
+the whole bench, all its processes together. On a busy machine wall times are not reliable: go by
 processor seconds and memory. Needs root, as some of the benches do; takes three minutes a round on a quiet machine.
 """
 
@@ -119,7 +119,7 @@ BENCHES = (
 
 
 def run(checkout: Path, command: str) -> tuple[str, float, float]:
-    """What a bench of that checkout prints, and its seconds of wall and of processor."""
+    """The output of a bench of that checkout, and its seconds of wall and of processor."""
     folders = (checkout / name for name in ("controllers", "lab", "src", "tools"))
     environment = {"PYTHONPATH": ":".join(str(folder) for folder in folders if folder.is_dir())}
     program, *arguments = command.split()

@@ -88,10 +88,10 @@ def objects() -> list[dict[str, object]]:
 
 def round_trip(lab: Lab, prefix: list[str], target: str, pings: int) -> float:
     """Average round trip in ms of one run; every ping must have been answered."""
-    said = lab.run(target, [*prefix, "ping", "-nq", "-i0.01", f"-c{pings}", "10.1.1.2"]).stdout
-    assert " 0% packet loss" in said, said
-    found = re.search(r"= [\d.]+/([\d.]+)/", said)
-    assert found, said
+    output = lab.run(target, [*prefix, "ping", "-nq", "-i0.01", f"-c{pings}", "10.1.1.2"]).stdout
+    assert " 0% packet loss" in output, output
+    found = re.search(r"= [\d.]+/([\d.]+)/", output)
+    assert found, output
     return float(found[1])
 
 

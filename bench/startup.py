@@ -1,4 +1,4 @@
-"""What each process costs before it does anything: ``python bench/startup.py [REPEATS [PROGRAM…]]``.
+"""The cost of starting each process: ``python bench/startup.py [REPEATS [PROGRAM…]]``.
 
 For each program of ``pyproject.toml``, or those that are named, a fresh interpreter imports the module that the program
 begins with, with bytecode that is already compiled: milliseconds of wall and of processor, and the peak of RSS in MiB.

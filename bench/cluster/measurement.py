@@ -1,4 +1,4 @@
-"""What is measured of one cluster."""
+"""The measurements of one cluster."""
 
 import asyncio
 import sys

@@ -114,7 +114,7 @@ class ObservedStore(Store):
 
 
 class Shared:
-    """What the nodes of this process share: it would be each process' own."""
+    """Shared by the nodes of this process: settings, metrics and arrivals, which real nodes have each."""
 
     def __init__(self, folder: Path, broker: str) -> None:
         self.folder, self.settings = folder, MqttSettings(mqtt_url=broker, cluster=CLUSTER)
@@ -296,7 +296,7 @@ async def serve(folder: Path, broker: str, names: list[str]) -> None:
     )
     async with shared.client(KUBELET) as kube:
         kubelets = Kubelets(kube, nodes)
-        tasks = [asyncio.create_task(each.run()) for each in (*nodes.values(), kubelets)]
+        tasks = [asyncio.create_task(runner.run()) for runner in (*nodes.values(), kubelets)]
         for task in tasks:
             task.add_done_callback(_ended)
         while line := await reader.readline():

@@ -76,7 +76,9 @@ def arrived(name: str) -> int:
 def round_trip(name: str, family: int) -> float:
     """Microseconds, the median."""
     words = run(name, "ping", "-n", "-c", str(PINGS), "-i", "0.005", PODS[family][2])
-    return statistics.median(float(found) * 1e3 for found in re.findall(r"time=([\d.]+) ms", words))
+    return statistics.median(
+        float(milliseconds) * 1e3 for milliseconds in re.findall(r"time=([\d.]+) ms", words)
+    )
 
 
 def main() -> None:

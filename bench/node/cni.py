@@ -85,7 +85,7 @@ def cold(folder: Path, repeats: int) -> dict[str, list[float]]:
 
 
 def inside(folder: Path, given: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
-    """What ``cni_inside.py`` measured where there are VRFs."""
+    """The figures of ``cni_inside.py``, in a kernel with VRFs."""
     built = folder / "for-the-guest"
     bundle.build(built, f"{WORK}/bin")
     here = has_vrf() or given.stand_in
@@ -131,7 +131,7 @@ def inside(folder: Path, given: argparse.Namespace) -> dict[str, dict[str, list[
     return measured
 
 
-def tell(title: str, times: dict[str, list[float]], ours: str, theirs: str, goal: float) -> bool:
+def print_ratio(title: str, times: dict[str, list[float]], ours: str, theirs: str, goal: float) -> bool:
     medians = {name: statistics.median(values) for name, values in times.items()}
     ratio = medians[ours] / medians[theirs]
     print(
@@ -155,11 +155,11 @@ def main() -> int:
     packages.install(["containernetworking-plugins"])
     with tempfile.TemporaryDirectory(prefix="galactic-bench-") as name:
         folder = Path(name)
-        good = tell("cold start", cold(folder, given.repeats * 3), "galactic", "go", 5)
+        good = print_ratio("cold start", cold(folder, given.repeats * 3), "galactic", "go", 5)
         measured = inside(folder, given)
         shutil.rmtree(folder / "for-the-guest")
-        good &= tell("whole ADD", measured["add"], "galactic", "go", 2.5)
-        good &= tell(f"ADD among {given.present}", measured["present"], "many", "few", 1.2)
+        good &= print_ratio("whole ADD", measured["add"], "galactic", "go", 2.5)
+        good &= print_ratio(f"ADD among {given.present}", measured["present"], "many", "few", 1.2)
         failed = measured["parallel"]["failed"]
         seconds = measured["parallel"]["seconds"][0]
         print(f"{given.parallel} ADDs at once: {len(failed)} failed, {seconds:.1f} s")

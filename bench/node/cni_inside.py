@@ -71,7 +71,7 @@ class Node:
             )
 
     def wait(self) -> None:
-        """Until STATUS says that pods can be attached."""
+        """Waits until STATUS succeeds: pods can be attached."""
         deadline = time.monotonic() + 120
         while True:
             out, code = run(self.plugin("STATUS", 0, "", cniVersion="1.1.0"))
@@ -164,7 +164,7 @@ def timed(call: Call) -> float:
     return taken * 1000
 
 
-def tell(name: str, figures: dict[str, list[float]]) -> None:
+def print_figures(name: str, figures: dict[str, list[float]]) -> None:
     print(f"measured: {name} {json.dumps(figures)}", flush=True)
 
 
@@ -207,10 +207,10 @@ def at_once(node: Node, count: int) -> dict[str, list[float]]:
     failed = []
     for number, process in enumerate(started):
         assert process.stdout
-        said = process.stdout.read()
+        output = process.stdout.read()
         if process.wait():
             failed.append(number)
-            print(f"ADD {number}: {said.decode().strip()}", flush=True)
+            print(f"ADD {number}: {output.decode().strip()}", flush=True)
     return {"seconds": [time.perf_counter() - begin], "failed": failed}
 
 
@@ -225,12 +225,12 @@ def main() -> None:
         for node in (few, many):
             node.wait()
         asyncio.run(few.fill(FEW))
-        tell("add", alternating({"galactic": (few, 1000), "go": (work, 1000)}, repeats))
+        print_figures("add", alternating({"galactic": (few, 1000), "go": (work, 1000)}, repeats))
         begin = time.perf_counter()
         asyncio.run(many.fill(present))
         print(f"{present} attachments made in {time.perf_counter() - begin:.0f} s", flush=True)
-        tell("present", alternating({"few": (few, 2000), "many": (many, 2000)}, repeats))
-        tell("parallel", at_once(few, parallel))
+        print_figures("present", alternating({"few": (few, 2000), "many": (many, 2000)}, repeats))
+        print_figures("parallel", at_once(few, parallel))
     finally:
         for node in (few, many):
             node.process.terminate()

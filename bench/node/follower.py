@@ -1,8 +1,8 @@
 """A node that follows one VPC, as a process of its own for ``table.py`` to measure: real broker, real routes.
 
-Arguments: the broker's URL and the path of the network namespace. Says ``ready``, then follows the VPC for each
-``join N`` on standard input and says ``joined SECONDS`` when N routes are in the kernel; ``usage`` says RSS in KiB and
-CPU seconds.
+Arguments: the broker's URL and the path of the network namespace. Prints ``ready``, then follows the VPC for each
+``join N`` on standard input and prints ``joined SECONDS`` when N routes are in the kernel; ``usage`` prints RSS in KiB
+and CPU seconds.
 """
 
 import asyncio
@@ -70,7 +70,7 @@ async def main(url: str, path: str, folder: Path) -> None:
                 async for changed in events:
                     sync.on_external_change(changed)
 
-        tasks = [asyncio.create_task(each) for each in (sync.run(), session.run(), drift())]
+        tasks = [asyncio.create_task(work) for work in (sync.run(), session.run(), drift())]
         await sync.ready.wait()
         await until(lambda: bus.connected)
         print("ready", flush=True)

@@ -1,4 +1,4 @@
-"""What the benchmarks of the node share: a broker, a namespace, tables of routes, and a node with half a kernel."""
+"""Parts of the node's benchmarks: a broker, a namespace, tables of routes, and a node with half a kernel."""
 
 import asyncio
 import os
@@ -20,7 +20,7 @@ FIRST_SID = int(IPv6Address("2001:db8:ff02:100::"))
 
 
 def route(number: int, family: int = 6, epoch: int = 10**18) -> Route:
-    """Each to a SID of its own: what a VPC of single-address pods has."""
+    """A route to a SID of its own, as in a VPC of single-address pods."""
     function, node = 1 + number % 60_000, number // 60_000
     segment = IPv6Address(FIRST_SID + (node << 72) + (VPC << 16) + function)
     network = (
@@ -34,9 +34,9 @@ def route(number: int, family: int = 6, epoch: int = 10**18) -> Route:
 def batch(routes: Iterable[Route], table: int) -> str:
     """The same for ip(8)."""
     return "".join(
-        f"route replace {each.network} table {table} proto 154 encap seg6 mode encap.red segs {each.segments[0]} "
+        f"route replace {route.network} table {table} proto 154 encap seg6 mode encap.red segs {route.segments[0]} "
         "dev lo-galactic\n"
-        for each in routes
+        for route in routes
     )
 
 
@@ -45,13 +45,13 @@ def median(figures: Iterable[float]) -> float:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Waits for what nothing tells of."""
+    """Waits for a condition without an event, by polling."""
     while not condition():  # noqa: ASYNC110
         await asyncio.sleep(0.005)
 
 
 def run(namespace: Namespace, *command: str, given: str | None = None) -> str:
-    """What a program in the namespace prints."""
+    """The output of a program in the namespace."""
     done = namespace.run(
         lambda: subprocess.run(command, input=given, check=False, capture_output=True, text=True)
     )

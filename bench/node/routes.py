@@ -44,24 +44,24 @@ class Table:
 
     def __init__(self, kernel: LinuxKernel) -> None:
         self.kernel, self.remotes, self.revision = kernel, RemoteRoutes(), 0
-        self._told: dict = {}
+        self._written: dict = {}
 
     async def become(self, routes: list) -> float:
         """Seconds from the decoded messages to the last acknowledgement."""
         started = time.perf_counter()
         self.revision += 1
-        self._told = dict(entry(VPC, "default", each) for each in routes)
-        self.remotes.set_table(Source.MQTT, self.revision, self._told)
+        self._written = dict(entry(VPC, "default", remote) for remote in routes)
+        self.remotes.set_table(Source.MQTT, self.revision, self._written)
         await self.kernel.write_encaps(MODE, route_jobs(TABLE, self.remotes, Counter()))
         return time.perf_counter() - started
 
     async def change(self, routes: list) -> float:
         """Seconds for some routes of the table."""
-        known = self._told
+        known = self._written
         started = time.perf_counter()
         before = {}
-        for each in routes:
-            network, packed = entry(VPC, "default", each)
+        for remote in routes:
+            network, packed = entry(VPC, "default", remote)
             before[network] = known.get(network)
             known[network] = packed
         self.revision += 1
@@ -70,7 +70,7 @@ class Table:
         return time.perf_counter() - started
 
     async def compare(self) -> tuple[float, int]:
-        """Seconds of a resync, and what it found to do."""
+        """Seconds of a resync, and the number of differences that it found."""
         started = time.perf_counter()
         resync = RouteResync({TABLE: self.remotes})
         others = await self.kernel.routes(MODE, resync.observe)
@@ -87,7 +87,7 @@ def batched(namespace: Namespace, file: Path, routes: list) -> float:
         spent = time.perf_counter() - started
         shown = run(namespace, "ip", "-6", "route", "show", "table", str(TABLE)).splitlines()
         there = {line.split(" ", 1)[0] for line in shown}
-        lost = [each for each in routes if each.network.removesuffix("/128") not in there]
+        lost = [remote for remote in routes if remote.network.removesuffix("/128") not in there]
         if not lost:
             return spent
         started = time.perf_counter() - spent
@@ -120,10 +120,8 @@ async def measure(size: int, figures: Figures, folder: Path) -> None:
                 "proto 154" in line for line in monitor.communicate()[0].splitlines()
             )
             changes = [
-                each.__class__(
-                    old.network, each.segments, each.cluster, each.node, each.function, each.epoch + 1
-                )
-                for old, each in zip(routes, moved, strict=False)
+                new.__class__(old.network, new.segments, new.cluster, new.node, new.function, new.epoch + 1)
+                for old, new in zip(routes, moved, strict=False)
             ]
             figures.changed.append(await table.change(changes) / len(changes))
             _, differing = await table.compare()
@@ -144,16 +142,16 @@ async def main(repeats: int, sizes: tuple[int, ...]) -> None:
         f"{'routes':>8} {'written/s':>10} {'ip -batch/s':>12} {'ratio':>6} {'resync':>9} {'ip show':>9} {'ratio':>6}"
         f" {'a change':>10} {'missing':>8} {'writes in resync':>17}"
     )
-    for size, each in found.items():
-        ours, theirs = median(each.written), median(each.batched)
-        compared, shown = median(each.compared), median(each.shown)
+    for size, figures in found.items():
+        ours, theirs = median(figures.written), median(figures.batched)
+        compared, shown = median(figures.compared), median(figures.shown)
         print(
             f"{size:>8} {size / ours:>10,.0f} {size / theirs:>12,.0f} {theirs / ours:>6.2f} {compared * 1e3:>6.0f} ms"
-            f" {shown * 1e3:>6.0f} ms {compared / shown:>6.2f} {median(each.changed) * 1e6:>7.1f} us"
-            f" {each.missing:>8} {each.resync_writes:>17}"
+            f" {shown * 1e3:>6.0f} ms {compared / shown:>6.2f} {median(figures.changed) * 1e6:>7.1f} us"
+            f" {figures.missing:>8} {figures.resync_writes:>17}"
         )
-    rates = {size: size / median(each.written) for size, each in found.items()}
-    changes = {size: median(each.changed) for size, each in found.items()}
+    rates = {size: size / median(figures.written) for size, figures in found.items()}
+    changes = {size: median(figures.changed) for size, figures in found.items()}
     largest = max(sizes)
     for size in sizes:
         if size != largest:
@@ -161,7 +159,7 @@ async def main(repeats: int, sizes: tuple[int, ...]) -> None:
                 f"{largest} beside {size}: rate {rates[largest] / rates[size]:.2f}, "
                 f"a changed route {changes[largest] / changes[size]:.2f}"
             )
-    if any(each.missing or each.resync_writes for each in found.values()):
+    if any(figures.missing or figures.resync_writes for figures in found.values()):
         sys.exit("a route was missing, or a resync wrote something")
 
 

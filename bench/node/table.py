@@ -49,7 +49,7 @@ class Follower:
         self._process = process
 
     async def ask(self, words: str) -> list[float]:
-        """What it answers, as numbers."""
+        """The numbers in its answer."""
         assert self._process.stdin
         assert self._process.stdout
         self._process.stdin.write(f"{words}\n".encode())
@@ -166,13 +166,13 @@ async def change_seconds(
 
 async def bare_seconds(url: str, bus: PahoBus) -> list[float]:
     spent: list[float] = []
-    async with PahoBus(MqttSettings(mqtt_url=url), "bare") as heard:
+    async with PahoBus(MqttSettings(mqtt_url=url), "bare") as subscriber:
         arrived: asyncio.Queue[float] = asyncio.Queue()
         connected = asyncio.Event()
 
         async def listen() -> None:
-            heard.subscribe("bare")
-            async for item in heard.deliveries():
+            subscriber.subscribe("bare")
+            async for item in subscriber.deliveries():
                 match item:
                     case Connected():
                         connected.set()

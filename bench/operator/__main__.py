@@ -1,11 +1,11 @@
-"""How fast attachments become ready, and what that costs: ``python -P bench/operator [COUNT…]``.
+"""Rate and cost of attachments that become ready: ``python -P bench/operator [COUNT…]``.
 
 Each COUNT (500, 2000 and 5000 unless given) gets an etcd, an API server and an operator of its own on this machine. All
 attachments, in 20 VPCs, are created at once; the clock runs from the first request to the last ``status.ready``.
 
-Requests are counted by the API server, whoever of the operator's parts makes them; what this program asks for itself is
-taken off. CPU and memory are the operator process's (/proc). Growth is
-time and CPU an object relative to the first COUNT; on a machine that does other things as well, go by the latter.
+Requests are counted by the API server, from all parts of the operator; those of this program are subtracted. CPU and
+memory are the operator process's (/proc). Growth is time and CPU an object relative to the first COUNT; on a machine
+that does other things as well, go by the latter.
 """
 
 import asyncio
@@ -148,11 +148,11 @@ def main() -> None:
         f"{'objects':>8} {'seconds':>8} {'objects/s':>10} {'requests':>9} {'CPU':>9} {'RSS/10,000':>11} {'growth':>12}"
     )
     first = results[0]
-    for it in results:
-        seconds, cpu = it.seconds / it.count, it.cpu / it.count
+    for result in results:
+        seconds, cpu = result.seconds / result.count, result.cpu / result.count
         print(
-            f"{it.count:>8} {it.seconds:>8.1f} {1 / seconds:>10.0f} {it.requests / it.count:>9.2f} "
-            f"{cpu * 1e3:>6.2f} ms {it.memory * 10_000 / 2**20:>7.0f} MiB "
+            f"{result.count:>8} {result.seconds:>8.1f} {1 / seconds:>10.0f} {result.requests / result.count:>9.2f} "
+            f"{cpu * 1e3:>6.2f} ms {result.memory * 10_000 / 2**20:>7.0f} MiB "
             f"{seconds / first.seconds * first.count:>5.2f}, {cpu / first.cpu * first.count:.2f}"
         )
 

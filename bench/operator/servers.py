@@ -201,7 +201,7 @@ async def _served(kube: Kube, resource: Resource) -> None:
 
 
 def scraped(port: int) -> dict[str, float]:
-    """What a controller says on /metrics: name with labels → value."""
+    """A controller's /metrics: name with labels → value."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
         lines = answer.read().decode().splitlines()
     return {

@@ -69,17 +69,17 @@ def endpoint(number: int, node: int, epoch: int = 1) -> Endpoint:
 def segment_status(node: int, sequence: int, endpoints: Iterable[Endpoint]) -> Object:
     listed = [
         {
-            "vpc": each.vpc,
-            "function": each.function,
-            "attachment": each.attachment,
-            "sid": each.sid,
-            "networks": list(each.networks),
-            "containerID": f"{int(each.function, 16):064x}",
+            "vpc": endpoint.vpc,
+            "function": endpoint.function,
+            "attachment": endpoint.attachment,
+            "sid": endpoint.sid,
+            "networks": list(endpoint.networks),
+            "containerID": f"{int(endpoint.function, 16):064x}",
             "ifname": "galactic0",
-            "netns": f"/run/netns/cni-{each.function}",
-            "epoch": each.epoch,
+            "netns": f"/run/netns/cni-{endpoint.function}",
+            "epoch": endpoint.epoch,
         }
-        for each in endpoints
+        for endpoint in endpoints
     ]
     counts = {"vpcs": 1, "endpoints": len(listed)}
     return {"sequence": sequence, "endpoints": listed, "counts": counts, "loopback": str(prefix(node)[1])}

@@ -1,12 +1,12 @@
-"""What the database costs the router: ``python -P bench/router/database.py [REPEATS]``.
+"""The cost of the database at the router: ``python -P bench/router/database.py [REPEATS]``.
 
 A PostgreSQL of its own on loopback, with fsync as it is by default. Medians of REPEATS (5):
 
 - transactions a registration, as PostgreSQL itself counts them (xids), for 1,000 registrations in one go and for as
   many over one second, each a commit of the router's table;
 - RSS an endpoint, of a router's table alone and of one that is written down (processes of their own);
-- a router that starts with a full database and with an empty one, at 10,000 and 100,000 routes: seconds, and for how
-  long at the most the event loop, which is what the routing path runs on, was not to be had meanwhile.
+- a router that starts with a full database and with an empty one, at 10,000 and 100,000 routes: seconds, and the
+  longest stall of the event loop, on which the routing path runs.
 """
 
 import asyncio
@@ -115,7 +115,7 @@ async def burst(url: str, term: int, seconds: float) -> float:
 
 
 class Stall:
-    """For how long at the most the event loop was busy with one thing."""
+    """The longest time that the event loop was busy with one callback."""
 
     def __init__(self) -> None:
         self.longest = 0.0
@@ -128,7 +128,7 @@ class Stall:
 
 
 async def start(url: str, store: Store, term: int) -> tuple[float, float]:
-    """Seconds until the database says what the table says, and the longest stall."""
+    """Seconds until the database has the table, and the longest stall."""
     stall = Stall()
     watch = asyncio.create_task(stall.run())
     began = time.perf_counter()

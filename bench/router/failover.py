@@ -1,9 +1,9 @@
-"""How long nobody leads: ``python -P bench/router/failover.py [REPEATS]``.
+"""The time without a leader: ``python -P bench/router/failover.py [REPEATS]``.
 
-Two routers, processes of their own, with a Mosquitto and what chooses among them as it is shipped: PostgreSQL's
-advisory lock (standalone), and a Lease of a real API server (in Kubernetes). The leader is ended by SIGKILL or SIGTERM,
-and at once a node says something new. Seconds from there until a subscriber hears of it: in that is everything, from
-noticing that the leader is gone to claiming, reading what is retained, and telling. Medians and the longest of REPEATS
+Two routers, processes of their own, with a Mosquitto and either election as it is shipped: PostgreSQL's advisory lock
+(standalone), and a Lease of a real API server (in Kubernetes). The leader is ended by SIGKILL or SIGTERM,
+and at once a node registers a change. Seconds from there until a subscriber receives it: this includes noticing that
+the leader is gone, claiming, reading the retained tables, and publishing. Medians and the longest of REPEATS
 (5).
 """
 
@@ -78,37 +78,39 @@ class Replica:
             self._process.wait()
             self._process = None
 
-    def said(self, what: str) -> bool:
+    def logged(self, what: str) -> bool:
         return self._log.exists() and what in self._log.read_text(errors="replace")
 
     @property
     def leads(self) -> bool:
-        return self.said("tables adopted")
+        return self.logged("tables adopted")
 
     @property
     def ready(self) -> bool:
-        """It has seen everything there is."""
-        return self.said("broker read")
+        """It has read everything that the broker retains."""
+        return self.logged("broker read")
 
 
-async def once(one: Replica, other: Replica, said: Listener, how: int, number: int) -> float:
+async def once(one: Replica, other: Replica, subscriber: Listener, how: int, number: int) -> float:
     """Seconds without a leader."""
     one.start()
     await true(lambda: one.leads)
     other.start()
     await true(lambda: other.ready)
-    await asyncio.sleep(3.0)  # its election has seen who leads, its tables are warm
-    said.heard.clear()
+    await asyncio.sleep(3.0)  # its election has seen the leader, its tables are warm
+    subscriber.received.clear()
     one.end(how)
     began = time.perf_counter()
     try:
-        await publish(said.bus, [registration(1, number, endpoint(1, 1, network(1), epoch=number))])
+        await publish(subscriber.bus, [registration(1, number, endpoint(1, 1, network(1), epoch=number))])
 
-        def told() -> bool:
-            changes = (decode(Changes, payload) for topic, payload, _ in said.heard if topic == CHANGES)
+        def published() -> bool:
+            changes = (
+                decode(Changes, payload) for topic, payload, _ in subscriber.received if topic == CHANGES
+            )
             return any(route.epoch == number for change in changes for route in change.set)
 
-        await said.until(told, PATIENCE_SECONDS)
+        await subscriber.until(published, PATIENCE_SECONDS)
         return time.perf_counter() - began
     finally:
         other.end(signal.SIGTERM)
@@ -129,19 +131,19 @@ def network(number: int) -> str:
 async def measure(title: str, options: list[str], environment: dict[str, str], repeats: int) -> None:
     with broker() as url, tempfile.TemporaryDirectory() as name:
         options = [*options, "--mqtt-url", url]
-        replicas = [Replica(each, options, environment, Path(name)) for each in ("a", "b")]
-        async with listener(url, "nodes", CHANGES) as said:
-            await publish(said.bus, [status(1), status(2)])
-            many = (endpoint(2, it, network(it)) for it in range(2, ROUTES + 1))
+        replicas = [Replica(replica_name, options, environment, Path(name)) for replica_name in ("a", "b")]
+        async with listener(url, "nodes", CHANGES) as subscriber:
+            await publish(subscriber.bus, [status(1), status(2)])
+            many = (endpoint(2, function, network(function)) for function in range(2, ROUTES + 1))
             await publish(
-                said.bus, [registration(1, 1, endpoint(1, 1, network(1))), registration(2, 1, *many)]
+                subscriber.bus, [registration(1, 1, endpoint(1, 1, network(1))), registration(2, 1, *many)]
             )
             number = time.time_ns()
             for how in SIGNALS:
                 found = []
                 for _ in range(repeats):
                     number += 1
-                    found.append(await once(*replicas, said, how, number))
+                    found.append(await once(*replicas, subscriber, how, number))
                 print(
                     f"{title:<14} {how.name:<8} median {median(found):5.2f} s, longest {max(found):5.2f} s",
                     flush=True,

@@ -1,9 +1,9 @@
-"""What a flood from one node costs the others: ``python bench/router/flood.py [REPEATS]``.
+"""The cost of one node's flood for the others: ``python bench/router/flood.py [REPEATS]``.
 
-Registration → change at a subscriber for a node that behaves: alone, beside somebody who publishes as fast as he can
-on a topic that nobody hears, and beside a node that does so on its own topic. All three alternate within one run,
-against a real Mosquitto on loopback; the router and the flood are processes of their own. The second shows what the
-flood costs the broker and the machine, so that the third beside it is what it costs because of the router.
+Registration → change at a subscriber for a node that behaves: alone, beside a client that publishes as fast as it
+can on a topic without subscribers, and beside a node that does so on its own topic. All three alternate within one run,
+against a real Mosquitto on loopback; the router and the flood are processes of their own. The second is the
+cost of the flood at the broker and the machine, so that the difference to the third is the router's.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ CHANGES_EACH = 30
 SHIPPED = "max_queued_messages 100000\nmax_queued_bytes 268435456\nmax_inflight_messages 1000\nset_tcp_nodelay true\n"
 
 
-def said(node: int, sequence: int) -> bytes:
+def registration(node: int, sequence: int) -> bytes:
     network = f"10.{node}.{sequence >> 8 & 255}.{sequence & 255}/32"
     sid = f"2001:db8:ff01:{node}00::4d2:{node}"
     return encode(
@@ -42,7 +42,7 @@ async def flood(url: str, topic: str) -> None:
             nonlocal sequence
             while True:
                 sequence += 1
-                await bus.publish(topic, said(2, sequence), retain=True)
+                await bus.publish(topic, registration(2, sequence), retain=True)
 
         while not bus.connected:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
@@ -53,7 +53,7 @@ async def flood(url: str, topic: str) -> None:
 async def measure(bus: PahoBus, arrived: asyncio.Queue[bytes], first: int) -> list[float]:
     found = []
     for sequence in range(first, first + CHANGES_EACH):
-        payload = said(1, sequence)
+        payload = registration(1, sequence)
         wanted = payload.split(b'"networks":["')[1].split(b'"')[0]
         started = time.perf_counter()
         await bus.publish(TOPICS.endpoints("default", "n1"), payload, retain=True)
@@ -90,18 +90,18 @@ async def main(repeats: int) -> None:
 async def compare(url: str, repeats: int) -> None:
     arrived: asyncio.Queue[bytes] = asyncio.Queue()
     async with (
-        PahoBus(MqttSettings(mqtt_url=url), "subscriber") as heard,
+        PahoBus(MqttSettings(mqtt_url=url), "subscriber") as subscriber,
         PahoBus(MqttSettings(mqtt_url=url), "n1") as bus,
     ):
-        heard.subscribe(TOPICS.changes("+"))
+        subscriber.subscribe(TOPICS.changes("+"))
 
         async def listen() -> None:
-            async for item in heard.deliveries():
+            async for item in subscriber.deliveries():
                 if isinstance(item, Delivery):
                     arrived.put_nowait(item.payload)
 
         task = asyncio.create_task(listen())
-        while not (bus.connected and heard.connected):  # noqa: ASYNC110
+        while not (bus.connected and subscriber.connected):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         for node in (1, 2):
             status = encode(NodeStatus("online", f"2001:db8:ff01:{node}00::/56"))
@@ -110,23 +110,23 @@ async def compare(url: str, repeats: int) -> None:
         topics = {"elsewhere": "elsewhere", "in a flood": TOPICS.endpoints("default", "n2")}
         sequence = 1
         for _ in range(repeats):
-            for name, found in runs.items():
+            for name, results in runs.items():
                 async with flooding(url, topics.get(name)):
-                    found.append(await measure(bus, arrived, sequence))
+                    results.append(await measure(bus, arrived, sequence))
                 sequence += CHANGES_EACH
         task.cancel()
     base = [statistics.median(run) for run in runs["alone"]]
     print(f"{'':>14} {'median':>10} {'p95':>10} {'of alone':>10}")
-    for name, found in runs.items():
-        each = [statistics.median(run) for run in found]
-        late = statistics.median(sorted(run)[int(0.95 * len(run))] for run in found)
+    for name, results in runs.items():
+        each = [statistics.median(run) for run in results]
+        late = statistics.median(sorted(run)[int(0.95 * len(run))] for run in results)
         ratio = statistics.median(one / other for one, other in zip(each, base, strict=True))
         print(f"{name:>14} {statistics.median(each) * 1e3:>7.1f} ms {late * 1e3:>7.1f} ms {ratio:>10.1f}")
 
 
 @asynccontextmanager
 async def flooding(url: str, topic: str | None) -> AsyncIterator[None]:
-    """None: nobody floods."""
+    """Floods ``topic`` meanwhile; None: no flood."""
     if topic is None:
         yield
         return

@@ -1,4 +1,4 @@
-"""What the router's benchmarks share: a broker, the router as a process of its own, nodes by number, a subscriber."""
+"""Parts of the router's benchmarks: a broker, the router as a process of its own, nodes by number, a subscriber."""
 
 import asyncio
 import contextlib
@@ -67,7 +67,7 @@ class Router:
     def cpu(self) -> float:
         """Seconds on a processor, of all its threads."""
         tasks = Path(f"/proc/{self._process.pid}/task").glob("*/schedstat")
-        return sum(int(each.read_text().split()[0]) for each in tasks) / 1e9
+        return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
 
     async def figure(self, name: str) -> float:
         """One of its metrics, all labels together."""
@@ -81,7 +81,7 @@ class Router:
 
 @asynccontextmanager
 async def router(url: str, *options: str) -> AsyncIterator[tuple[Router, float]]:
-    """The router, and the seconds from its start until it had seen everything and begun to act."""
+    """The router, and the seconds from its start until it had adopted the tables."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     started = time.perf_counter()
@@ -126,12 +126,12 @@ async def _drain(lines: asyncio.StreamReader) -> None:
 
 
 class Listener:
-    """A client that publishes, and notes what it hears and when."""
+    """A client that publishes, and records received messages with their times."""
 
     def __init__(self, bus: PahoBus) -> None:
         self.bus = bus
-        self.heard: list[tuple[str, bytes, float]] = []
-        self.take: Callable[[str, bytes, float], None] = lambda *item: self.heard.append(item)
+        self.received: list[tuple[str, bytes, float]] = []
+        self.take: Callable[[str, bytes, float], None] = lambda *item: self.received.append(item)
         self._wake = asyncio.Event()
 
     async def run(self, filters: tuple[str, ...]) -> None:
@@ -145,7 +145,7 @@ class Listener:
                     self._wake.set()
 
     async def until(self, condition: Callable[[], bool], seconds: float = 120) -> None:
-        """Waits until what it heard makes that true."""
+        """Waits until received messages make that true."""
         async with asyncio.timeout(seconds):
             while not condition():
                 self._wake.clear()
@@ -160,8 +160,8 @@ async def listener(url: str, name: str, *filters: str) -> AsyncIterator[Listener
         task = asyncio.create_task(found.run((*filters, f"ready/{name}")))
         await found.until(lambda: bus.connected)
         await bus.publish(f"ready/{name}", b"")  # handled after the subscription
-        await found.until(lambda: any(topic == f"ready/{name}" for topic, _, _ in found.heard))
-        found.heard.clear()
+        await found.until(lambda: any(topic == f"ready/{name}" for topic, _, _ in found.received))
+        found.received.clear()
         try:
             yield found
         finally:
@@ -176,13 +176,13 @@ async def publish(bus: PahoBus, messages: Iterable[tuple[str, bytes]], *, retain
         window.add(asyncio.create_task(bus.publish(topic, payload, retain=retain)))
         if len(window) >= WINDOW:
             done, window = await asyncio.wait(window, return_when=asyncio.FIRST_COMPLETED)
-            for each in done:
-                each.result()
+            for task in done:
+                task.result()
     await asyncio.gather(*window)
 
 
 async def settled(router: Router, routes: int) -> None:
-    """Waits until the router has that many routes and has told them all."""
+    """Waits until the router has that many routes and has published them all."""
     while await router.figure("routes") != routes or await router.figure("queue_vpcs"):  # noqa: ASYNC110
         await asyncio.sleep(0.05)
 

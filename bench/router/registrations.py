@@ -47,11 +47,11 @@ async def ours(options: list[str]) -> tuple[float, float]:
     """Registrations a second, and messages on ``changes`` for all of them."""
     with broker() as url:
         async with (
-            router(url, *options) as (it, _),
-            listener(url, "subscriber", TOPICS.changes("+")) as heard,
+            router(url, *options) as (process, _),
+            listener(url, "subscriber", TOPICS.changes("+")) as subscriber,
         ):
-            await publish(heard.bus, map(status, range(1, NODES + 1)))
-            await settled(it, 0)
+            await publish(subscriber.bus, map(status, range(1, NODES + 1)))
+            await settled(process, 0)
             known: set[str] = set()
             messages = 0
 
@@ -60,8 +60,8 @@ async def ours(options: list[str]) -> tuple[float, float]:
                 messages += 1
                 known.update(route.network for route in changes.decode(payload).set)
 
-            heard.take = take
-            said = [
+            subscriber.take = take
+            messages_sent = [
                 registration(
                     node,
                     some,
@@ -71,8 +71,8 @@ async def ours(options: list[str]) -> tuple[float, float]:
                 for node in range(1, NODES + 1)
             ]
             started = time.perf_counter()
-            await publish(heard.bus, said)
-            await heard.until(lambda: len(known) == NODES * EACH)
+            await publish(subscriber.bus, messages_sent)
+            await subscriber.until(lambda: len(known) == NODES * EACH)
             return NODES * EACH / (time.perf_counter() - started), messages
 
 
@@ -83,8 +83,8 @@ async def fan_out(folder: Path) -> float:
     database.execute("CREATE TABLE endpoints (network TEXT PRIMARY KEY, node INTEGER, sid TEXT)")
     with broker() as url:
         async with (
-            listener(url, "nodes", "nodes/+/routes") as heard,
-            listener(url, "router", "register") as it,
+            listener(url, "nodes", "nodes/+/routes") as subscriber,
+            listener(url, "router", "register") as baseline,
         ):
             arrived = count(1)
             seen = 0
@@ -93,9 +93,9 @@ async def fan_out(folder: Path) -> float:
                 nonlocal seen
                 seen = next(arrived)
 
-            heard.take = take
+            subscriber.take = take
             waiting: asyncio.Queue[bytes] = asyncio.Queue()
-            it.take = lambda _topic, payload, _at: waiting.put_nowait(payload)
+            baseline.take = lambda _topic, payload, _at: waiting.put_nowait(payload)
 
             async def route() -> None:
                 for _ in range(NODES * EACH):
@@ -106,22 +106,22 @@ async def fan_out(folder: Path) -> float:
                         (given["network"], given["node"], given["sid"]),
                     )
                     await publish(
-                        it.bus,
+                        baseline.bus,
                         ((f"nodes/{node}/routes", payload) for node in range(1, NODES + 1)),
                         retain=False,
                     )
 
-            said = []
+            messages = []
             for node in range(1, NODES + 1):
                 for function in functions(node):
                     one = endpoint(node, function, network(function))
                     text = json.dumps({"network": one.networks[0], "node": node, "sid": one.sid})
-                    said.append(("register", text.encode()))
+                    messages.append(("register", text.encode()))
             started = time.perf_counter()
             working = asyncio.create_task(route())
-            await publish(heard.bus, said, retain=False)
+            await publish(subscriber.bus, messages, retain=False)
             await working
-            await heard.until(lambda: seen == NODES * EACH * NODES)
+            await subscriber.until(lambda: seen == NODES * EACH * NODES)
             spent = time.perf_counter() - started
     database.close()
     return NODES * EACH / spent

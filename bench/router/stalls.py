@@ -1,7 +1,7 @@
-"""What holds the router's event loop: ``python -P bench/router/stalls.py [ROUTES [MS]]``.
+"""Callbacks that block the router's event loop: ``python -P bench/router/stalls.py [ROUTES [MS]]``.
 
-One router in this process, a Mosquitto and a PostgreSQL of their own, ROUTES (100,000) routes of one VPC. Whatever the
-loop does for longer than MS (50) is printed, with where it was at the time: another thread looks every 2 ms. Counted in
+One router in this process, a Mosquitto and a PostgreSQL of their own, ROUTES (100,000) routes of one VPC. A callback
+that takes longer than MS (50) is printed with its stack: another thread samples it every 2 ms. Counted in
 processor time of the loop's thread, so that a busy machine does not show. Three times: the nodes register, a second
 router starts with all of it retained, and it comes to lead once more.
 """
@@ -119,11 +119,11 @@ async def measure(url: str, database: str, routes: int, seconds: float) -> None:
     meter = Meter(seconds)
     watch = asyncio.create_task(meter.run())
     messages = [message(node) for node in nodes(routes)]
-    async with listener(url, "nodes") as said:
+    async with listener(url, "nodes") as publisher:
         async with router(url, database, "first") as first:
             began = time.perf_counter()
-            await publish(said.bus, map(status, nodes(routes)))
-            await publish(said.bus, messages)
+            await publish(publisher.bus, map(status, nodes(routes)))
+            await publish(publisher.bus, messages)
             await done(first, routes)
             meter.report(f"{routes:,} routes register ({time.perf_counter() - began:.1f} s)")
         began = time.perf_counter()

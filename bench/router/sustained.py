@@ -1,10 +1,10 @@
-"""How many changes a second it takes to be late: ``python bench/router/sustained.py [REPEATS]``.
+"""The rate of changes at which the router is late: ``python bench/router/sustained.py [REPEATS]``.
 
 500 nodes with one endpoint of one VPC each. Registrations are sent by the clock, whether or not the last one is
-through, each with another address; a change counts from when it was due until a subscriber knows of it (of it or of a
-later one of that node: state, not events). The rate is raised until the 99th percentile is above 100 ms. At every rate
-the same is done with a bare publish → subscribe, by the same process over the same broker. Where even that is late the
-machine was: the rate is measured again, ATTEMPTS times at the most, and if that does not help the run says nothing.
+through, each with another address; a change counts from when it was due until a subscriber has it, or a later one of
+that node: state, not events. The rate is raised until the 99th percentile is above 100 ms. At every rate the same is
+done with a bare publish → subscribe, by the same process over the same broker. Where even that is late, the machine was
+too slow: the rate is measured again, at most ATTEMPTS times, and then left out.
 """
 
 import asyncio
@@ -42,11 +42,11 @@ changes = msgspec.json.Decoder(Changes)
 
 async def by_the_clock(
     rate: int,
-    heard: Listener,
+    subscriber: Listener,
     message: Callable[[int, int], tuple[str, bytes]],
     knows: Callable[[bytes], list[int]],
 ) -> list[float]:
-    """Seconds from when each was due until it was known. ``knows``: numbers of messages that a payload tells of."""
+    """Seconds from when each was due until it was received. ``knows``: the numbers of the messages in a payload."""
     due: dict[int, float] = {}
     newest: dict[int, list[int]] = {}
     spent: list[float] = []
@@ -57,7 +57,7 @@ async def by_the_clock(
             while waiting and waiting[0] <= number:
                 spent.append(at - due.pop(waiting.pop(0)))
 
-    heard.take = take
+    subscriber.take = take
     total, sending = int(rate * SECONDS), set()
     started = time.perf_counter() + 0.05
     for number in range(total):
@@ -67,13 +67,13 @@ async def by_the_clock(
         due[number] = when
         newest.setdefault(number % NODES, []).append(number)
         topic, payload = message(number % NODES + 1, number)
-        task = asyncio.create_task(heard.bus.publish(topic, payload))
+        task = asyncio.create_task(subscriber.bus.publish(topic, payload))
         sending.add(task)
         task.add_done_callback(sending.discard)
         if number % 16 == 0:
-            await asyncio.sleep(0)  # what arrives is to be heard while this is late itself
+            await asyncio.sleep(0)  # receives messages also while this loop is late
     await asyncio.gather(*sending)
-    await heard.until(lambda: len(spent) == total, 60)
+    await subscriber.until(lambda: len(spent) == total, 60)
     return spent
 
 
@@ -104,14 +104,16 @@ async def one_run() -> dict[int, tuple[float, float, float, float]]:
     found: dict[int, tuple[float, float, float, float]] = {}
     with broker() as url:
         async with (
-            router(url) as (it, _),
-            listener(url, "subscriber", TOPICS.changes("+")) as heard,
+            router(url) as (process, _),
+            listener(url, "subscriber", TOPICS.changes("+")) as subscriber,
             listener(url, "bare", "bare") as bare,
         ):
             nodes = Nodes()
-            await publish(heard.bus, map(status, range(1, NODES + 1)))
-            await publish(heard.bus, (nodes.message(node, node - 1 - 500) for node in range(1, NODES + 1)))
-            await settled(it, NODES)
+            await publish(subscriber.bus, map(status, range(1, NODES + 1)))
+            await publish(
+                subscriber.bus, (nodes.message(node, node - 1 - 500) for node in range(1, NODES + 1))
+            )
+            await settled(process, NODES)
             for rate in RATES:
                 for _ in range(ATTEMPTS):
                     nodes.next_round()
@@ -119,11 +121,11 @@ async def one_run() -> dict[int, tuple[float, float, float, float]]:
                         rate,
                         bare,
                         lambda _, number: ("bare", b"%d " % number + b"x" * 200),
-                        lambda it: [int(it.split()[0])],
+                        lambda payload: [int(payload.split()[0])],
                     )
-                    whole = await by_the_clock(rate, heard, nodes.message, nodes.knows)
+                    whole = await by_the_clock(rate, subscriber, nodes.message, nodes.knows)
                     found[rate] = tuple(
-                        percentile(each, share) for each in (whole, plain) for share in (0.5, 0.99)
+                        percentile(seconds, share) for seconds in (whole, plain) for share in (0.5, 0.99)
                     )  # type: ignore[assignment]
                     if found[rate][1] <= LATE or found[rate][3] <= LATE:
                         break

@@ -1,8 +1,8 @@
 """Large tables: ``python bench/router/sync.py [REPEATS [ROUTES…]]``, with Mosquitto as it comes and tuned.
 
 One VPC of 10,000 and of 100,000 routes: an IPv4 and an IPv6 address each endpoint. A client that joins: seconds until
-its table adds up to the head's count and digest, and what it lacks. A router that starts anew: seconds until it acts,
-and what it publishes apart from saying that it leads. And the router's memory, in bytes of RSS an endpoint.
+its table adds up to the head's count and digest, and what it lacks. A restarted router: seconds until it has
+adopted the tables, and its messages apart from its claim. And the router's memory, in bytes of RSS an endpoint.
 """
 
 import asyncio
@@ -44,9 +44,9 @@ def nodes(routes: int) -> range:
 
 def message(node: int) -> tuple[str, bytes]:
     numbers = range((node - 1) * EACH + 1, node * EACH + 1)
-    said = registration(node, 1, *(endpoint(node, n, network(n), f"fd00::{n:x}/128") for n in numbers))
-    assert len(said[1]) <= MAX_PAYLOAD
-    return said
+    registered = registration(node, 1, *(endpoint(node, n, network(n), f"fd00::{n:x}/128") for n in numbers))
+    assert len(registered[1]) <= MAX_PAYLOAD
+    return registered
 
 
 async def join(url: str, routes: int) -> tuple[float, int]:
@@ -62,12 +62,12 @@ async def join(url: str, routes: int) -> tuple[float, int]:
         found = retained.tables.get(VPC)
         return found is not None and found.head is not None and len(found.shards) == found.of and found.whole
 
-    async with listener(url, "joining") as it:
-        it.take = take
+    async with listener(url, "joining") as client:
+        client.take = take
         started = time.perf_counter()
-        it.bus.subscribe(TOPICS.head(text), TOPICS.table(text, "+"), TOPICS.changes(text))
+        client.bus.subscribe(TOPICS.head(text), TOPICS.table(text, "+"), TOPICS.changes(text))
         try:
-            await it.until(whole, 30)
+            await client.until(whole, 30)
         except TimeoutError:
             found = retained.tables.get(VPC)
             return time.perf_counter() - started, routes - (len(found.routes()) if found else 0)
@@ -77,25 +77,25 @@ async def join(url: str, routes: int) -> tuple[float, int]:
 async def measure(routes: int, extra: str) -> tuple[float, float, float, float, float]:
     """Seconds of joining, routes lost, seconds of restarting, messages published by that, bytes an endpoint."""
     with broker(extra) as url:
-        async with router(url) as (it, _), listener(url, "nodes") as said:
-            empty = it.rss()
-            await publish(said.bus, map(status, nodes(routes)))
-            await publish(said.bus, map(message, nodes(routes)))
-            await settled(it, routes)
+        async with router(url) as (process, _), listener(url, "nodes") as publisher:
+            empty = process.rss()
+            await publish(publisher.bus, map(status, nodes(routes)))
+            await publish(publisher.bus, map(message, nodes(routes)))
+            await settled(process, routes)
             shards = -1.0
-            while (now := await it.figure("shards_total")) != shards:  # packed, and nothing more to pack
+            while (now := await process.figure("shards_total")) != shards:  # packed, and nothing more to pack
                 shards = now
                 await asyncio.sleep(1.5)
-            size = (it.rss() - empty) / (routes / FAMILIES)
+            size = (process.rss() - empty) / (routes / FAMILIES)
             spent, lost = await join(url, routes)
         filters = ("galactic/v1/vpcs/+/changes", "galactic/v1/vpcs/+/head", "galactic/v1/vpcs/+/table/+")
         async with listener(url, "counting", *filters) as counting:
             await asyncio.sleep(0.5)
-            counting.heard.clear()  # what was retained
-            async with router(url) as (it, restart):
-                await settled(it, routes)
+            counting.received.clear()  # what was retained
+            async with router(url) as (process, restart):
+                await settled(process, routes)
                 await asyncio.sleep(1.5)
-                return spent, lost, restart, len(counting.heard), size
+                return spent, lost, restart, len(counting.received), size
 
 
 async def main(repeats: int, sizes: tuple[int, ...]) -> None:
@@ -107,9 +107,9 @@ async def main(repeats: int, sizes: tuple[int, ...]) -> None:
         for _ in range(repeats):
             for name, extra in BROKERS.items():
                 results[name].append(await measure(size, extra))
-        for name, found in results.items():
-            joined, _, restart, _, memory = (median(each[i] for each in found) for i in range(5))
-            lost, published = max(each[1] for each in found), max(each[3] for each in found)
+        for name, runs in results.items():
+            joined, _, restart, _, memory = (median(run[i] for run in runs) for i in range(5))
+            lost, published = max(run[1] for run in runs), max(run[3] for run in runs)
             print(
                 f"{size:>7} {name:>8} {joined:>6.2f} s {lost:>5.0f} {restart:>6.2f} s {published:>9.0f} "
                 f"{memory:>10.0f} bytes"
