@@ -11,7 +11,7 @@ from prose.marks import Mark, of_file
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 COUNTS: Final = Path(__file__).with_name("counts.json")
-CODE: Final = ("controllers", "lab", "src", "tools")
+CODE: Final = ("bench", "controllers", "lab", "src", "tests", "tools")
 PAGES: Final = ("*.md", "docs/**/*.md")
 LEFT_OUT: Final = ("CHANGELOG.md", "docs/licences.md")
 Counts = dict[str, dict[str, int]]
