@@ -38,7 +38,10 @@ class MemoryApi:
         self._kinds: dict[str, Resource] = {}  # by plural
         self._numbers = itertools.count(1)
         self._restarts = 0
-        self._history: list[tuple[int, str, Event]] = []  # resource version, plural
+        self._history: list[
+            tuple[int, str, Event, Object | None]
+        ] = []  # version, plural, event, the object before
+        self._latest: dict[tuple[str, str, str], Object] = {}  # as in the latest event of each
         self._changed = asyncio.Event()
 
     # What other clients do
@@ -114,13 +117,18 @@ class MemoryApi:
 
         def restore() -> None:
             self.objects = copy.deepcopy(objects)
+            self._latest = copy.deepcopy(objects)
             self._numbers = itertools.count(number + 1)
             del self._history[history:]
-            self._restarts += 1
-            self._changed.set()
-            self._changed = asyncio.Event()
+            self.restart()
 
         return restore
+
+    def restart(self) -> None:
+        """Ends all watches, as a restart of the API server does."""
+        self._restarts += 1
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     # Requests
 
@@ -172,13 +180,17 @@ class MemoryApi:
             if restarts != self._restarts:
                 raise Unreachable("kube-apiserver", "it was restarted")
             changed = self._changed
-            for number, plural, event in self._history[position:]:
+            for number, plural, event, before in self._history[position:]:
                 position += 1
                 if plural == resource.plural and number > int(version):
                     if (error := self.fail("watch", resource, labels)) is not None:
                         raise error
+                    was = before is not None and selected(before, labels, namespace, fields)
                     if selected(event.object, labels, namespace, fields):
-                        yield copy.deepcopy(event)
+                        entered = event.type == "MODIFIED" and not was
+                        yield copy.deepcopy(Event("ADDED", event.object) if entered else event)
+                    elif was:
+                        yield copy.deepcopy(Event("DELETED", event.object))
             if position == len(self._history):
                 await changed.wait()
 
@@ -269,7 +281,11 @@ class MemoryApi:
         stored["metadata"]["resourceVersion"] = str(number)
         event = Event(type_, copy.deepcopy(stored))
         self._kinds.setdefault(resource.plural, resource)
-        self._history.append((number, resource.plural, event))
+        meta = stored["metadata"]
+        key = (resource.plural, meta.get("namespace", ""), meta["name"])
+        self._history.append((number, resource.plural, event, self._latest.pop(key, None)))
+        if type_ != "DELETED":
+            self._latest[key] = event.object
         self._changed.set()
         self._changed = asyncio.Event()
         self.observer(resource, event)

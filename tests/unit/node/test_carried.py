@@ -10,7 +10,8 @@ from statuses import carrier, vpcattachment
 from waits import until
 
 from galactic.errors import NotYet, Rejected, Unreachable
-from galactic.kube.api import Event
+from galactic.kube.memory import MemoryApi
+from galactic.kube.resources import VPC_ATTACHMENTS
 from galactic.linux.objects import MAIN_TABLE, route_key
 from galactic.names import carrier_label
 from galactic.node.dataplane.plan import POD_METRIC
@@ -32,42 +33,38 @@ def quick(monkeypatch):
     monkeypatch.setattr(carried, "BACKOFF_SECONDS", (0.01, 0.02))
 
 
-class MemoryKube:
-    """The VPCAttachments, as a watch with a selector shows them. ``hidden`` ones are seen by GET alone."""
+class Server(MemoryApi):
+    """An API server with VPCAttachments. ``away``: GETs are not answered. ``asked``: its lists and watches."""
 
     def __init__(self):
-        self.objects, self.version, self.events, self.asked = {}, 0, asyncio.Queue(), set()
-        self.hidden, self.gets, self.away = {}, 0, False
+        super().__init__()
+        self.asked, self.away = set(), False
+        self.fail = lambda verb, *_: (
+            Unreachable("kube-apiserver", "away") if self.away and verb == "find" else None
+        )
 
-    def set(self, config, carriers=(CARRIER,)):
-        self.version += 1
+    @property
+    def gets(self):
+        return sum(verb == "find" for verb, *_ in self.requests)
+
+    def set(self, config, carriers=(CARRIER,), *, labelled=True):
+        """``labelled``: the node's watch has it."""
         manifest = config if "metadata" in config else vpcattachment(config, carriers=carriers)
-        name = manifest["metadata"]["name"]
-        manifest["metadata"]["resourceVersion"] = str(self.version)
-        kind = "MODIFIED" if name in self.objects else "ADDED"
-        self.objects[name] = manifest
-        self.events.put_nowait(Event(kind, manifest))
+        labels = {carrier_label("node-1"): ""} if labelled else {}
+        self.store(VPC_ATTACHMENTS, manifest | {"metadata": manifest["metadata"] | {"labels": labels}})
 
-    def delete(self, name="blue-G"):
-        self.events.put_nowait(Event("DELETED", self.objects.pop(name)))
+    def delete_attachment(self):
+        self.remove(VPC_ATTACHMENTS, "blue-G", "default")
 
-    async def find(self, resource, name, namespace):
-        assert (resource.plural, namespace) == ("vpcattachments", "default")
-        self.gets += 1
-        if self.away:
-            raise Unreachable("kube-apiserver", "away")
-        return self.hidden.get(name) or self.objects.get(name)
-
-    async def pages(self, resource, _namespace=None, *, fields="", labels="", least=""):
+    async def pages(self, resource, *arguments, fields="", labels="", least=""):
         self.asked.add(("list", resource.plural, fields, labels, least))
-        while not self.events.empty():
-            self.events.get_nowait()
-        yield list(self.objects.values()), str(self.version)
+        async for page in super().pages(resource, *arguments, fields=fields, labels=labels, least=least):
+            yield page
 
-    async def watch(self, resource, _version, _namespace=None, *, fields="", labels=""):
+    async def watch(self, resource, *arguments, fields="", labels=""):
         self.asked.add(("watch", resource.plural, fields, labels))
-        while True:
-            yield await self.events.get()
+        async for event in super().watch(resource, *arguments, fields=fields, labels=labels):
+            yield event
 
 
 @asynccontextmanager
@@ -94,7 +91,7 @@ def inside(node):
 
 
 async def test_only_attachments_of_its_own_pods_are_asked_for_and_from_memory(node):
-    kube = MemoryKube()
+    kube = Server()
     async with watching(node, kube):
         await until(lambda: len(kube.asked) == 2)
     own = carrier_label("node-1")
@@ -121,7 +118,7 @@ async def test_only_attachments_of_its_own_pods_are_asked_for_and_from_memory(no
     ],
 )
 async def test_a_change_reaches_the_running_pod_and_goes_again(node, config, change, routed, announced):
-    kube = MemoryKube()
+    kube = Server()
     kube.set(config())
     assert (await node.cni("ADD", config())).code == 0
     before = node.store.attachments[KEY]
@@ -144,7 +141,7 @@ async def test_a_change_reaches_the_running_pod_and_goes_again(node, config, cha
 
 
 async def test_the_mtu_follows_too(node, config):
-    kube = MemoryKube()
+    kube = Server()
     await node.cni("ADD", config())
     async with watching(node, kube):
         kube.set(config(routes=MORE, mtu=1400))
@@ -154,7 +151,7 @@ async def test_the_mtu_follows_too(node, config):
 
 
 async def test_addresses_follow_too(node, config):
-    kube = MemoryKube()
+    kube = Server()
     await node.cni("ADD", config())
     async with watching(node, kube):
         kube.set(config(addresses=["10.1.1.7/24"]))
@@ -163,7 +160,7 @@ async def test_addresses_follow_too(node, config):
 
 
 async def test_what_changed_while_nobody_watched_is_made_good(node, config):
-    kube = MemoryKube()
+    kube = Server()
     await node.cni("ADD", config())
     kube.set(config(routes=MORE))
     async with watching(node, kube):
@@ -171,7 +168,7 @@ async def test_what_changed_while_nobody_watched_is_made_good(node, config):
 
 
 async def test_an_attachment_that_came_with_an_older_definition_is_made_good(node, config):
-    kube = MemoryKube()
+    kube = Server()
     kube.set(config(routes=MORE))
     async with watching(node, kube) as watched:
         await until(lambda: not watched._dirty)
@@ -197,7 +194,7 @@ def broken(config, part, **fields):
     ],
 )
 async def test_a_status_that_is_not_usable_changes_nothing_and_is_reported(node, config, part, fields, text):
-    kube = MemoryKube()
+    kube = Server()
     await node.cni("ADD", config())
     before = node.store.attachments[KEY]
     async with watching(node, kube) as watched:
@@ -214,21 +211,21 @@ async def test_a_status_that_is_not_usable_changes_nothing_and_is_reported(node,
 
 async def test_a_status_without_a_configuration_changes_nothing(node, config):
     """As an operator of the previous version leaves it."""
-    kube = MemoryKube()
+    kube = Server()
     await node.cni("ADD", config())
     before = node.store.attachments[KEY]
     manifest = vpcattachment(config(routes=MORE), carriers=None)
     del manifest["status"]["configuration"]
     async with watching(node, kube) as watched:
         kube.set(manifest)
-        await until(lambda: kube.events.empty() and watched._known)
+        await until(lambda: watched._known)
         await until(lambda: not watched._dirty)
         assert node.store.attachments[KEY] == before
         assert watched.problem is None
 
 
 async def test_what_could_not_be_kept_is_tried_again(node, config, monkeypatch):
-    kube = MemoryKube()
+    kube = Server()
     await node.cni("ADD", config())
     failures = [Unreachable("records", "disk full")]
     amend = node.store.amend
@@ -255,7 +252,7 @@ def hurried(monkeypatch):
 
 
 async def test_a_pod_that_carries_it_is_given_what_the_status_has(node, config):
-    kube = MemoryKube()
+    kube = Server()
     kube.set(config(routes=MORE))
     async with watching(node, kube) as watched:
         await until(lambda: watched._known)
@@ -266,7 +263,7 @@ async def test_a_pod_that_carries_it_is_given_what_the_status_has(node, config):
 
 
 async def test_adds_that_wait_for_the_watch_ask_the_api_server_less_and_less(node, hurried):
-    kube = MemoryKube()
+    kube = Server()
     async with watching(node, kube) as watched:
         await until(lambda: watched._informer.synced.is_set() and watched._informer.connected)
         with pytest.raises(NotYet):
@@ -277,7 +274,7 @@ async def test_adds_that_wait_for_the_watch_ask_the_api_server_less_and_less(nod
 
 
 async def test_it_is_served_while_the_api_server_is_away(node, config):
-    kube = MemoryKube()
+    kube = Server()
     kube.set(config())
     async with watching(node, kube) as watched:
         await until(lambda: watched._known)
@@ -286,14 +283,14 @@ async def test_it_is_served_while_the_api_server_is_away(node, config):
 
 
 async def test_a_runtime_without_uids_names_its_pods(node, config):
-    kube = MemoryKube()
+    kube = Server()
     kube.set(config())
     async with watching(node, kube) as watched:
         assert (await watched.entitled(PodRef("default", "web", ""), NAME)).key == KEY
 
 
 async def test_an_add_waits_until_the_operator_has_written_its_pod(node, config):
-    kube = MemoryKube()
+    kube = Server()
     kube.set(config(), ())
     async with watching(node, kube) as watched:
         add = asyncio.create_task(watched.entitled(POD, NAME))
@@ -304,8 +301,8 @@ async def test_an_add_waits_until_the_operator_has_written_its_pod(node, config)
 
 
 async def test_one_that_the_watch_does_not_show_is_read(node, config):
-    kube = MemoryKube()
-    kube.hidden["blue-G"] = vpcattachment(config(), carriers=[CARRIER])
+    kube = Server()
+    kube.set(config(), labelled=False)
     async with watching(node, kube) as watched:
         assert (await watched.entitled(POD, NAME)).key == KEY
     assert kube.gets == 1
@@ -328,7 +325,7 @@ async def test_one_that_the_watch_does_not_show_is_read(node, config):
     ],
 )
 async def test_other_pods_are_refused(node, config, *, pod, name, error, reason, text):
-    kube = MemoryKube()
+    kube = Server()
     kube.set(config())
     async with watching(node, kube) as watched:
         with pytest.raises(error, match=text):
@@ -337,7 +334,7 @@ async def test_other_pods_are_refused(node, config, *, pod, name, error, reason,
 
 
 async def test_vpcs_have_the_names_that_the_statuses_give(node, config):
-    kube = MemoryKube()
+    kube = Server()
     kube.set(config())
     async with watching(node, kube) as watched:
         await until(lambda: watched.vpc_names)
@@ -347,8 +344,8 @@ async def test_vpcs_have_the_names_that_the_statuses_give(node, config):
 @pytest.mark.usefixtures("hurried")
 async def test_a_refusal_names_what_the_api_server_answered(node, config):
     """The watch shows only attachments that have a carrier on the node."""
-    kube = MemoryKube()
-    kube.hidden["blue-G"] = vpcattachment(config(), carriers=[CARRIER])
+    kube = Server()
+    kube.set(config(), labelled=False)
     async with watching(node, kube) as watched:
         await until(lambda: watched._informer.synced.is_set() and watched._informer.connected)
         with pytest.raises(NotYet, match="not carried"):
@@ -357,7 +354,7 @@ async def test_a_refusal_names_what_the_api_server_answered(node, config):
 
 @pytest.mark.usefixtures("hurried")
 async def test_a_pod_of_another_node_is_refused(node, config):
-    kube = MemoryKube()
+    kube = Server()
     kube.set(config(), (carrier("web", "uid-1", "node-2"),))
     async with watching(node, kube) as watched:
         with pytest.raises(NotYet, match="node-1"):
@@ -371,7 +368,7 @@ async def test_before_the_api_server_was_reached_an_add_is_to_be_tried_again():
 
 async def test_what_a_definition_says_counts_for_nothing(node, config):
     """A tenant may write any NetworkAttachmentDefinition: only the name in it is used."""
-    kube = MemoryKube()
+    kube = Server()
     kube.set(config())
     forged = config(vpc="a", vpcattachment="a", addresses=["10.1.1.66/24"], networks=["0.0.0.0/0"])
     async with watching(node, kube) as watched:
@@ -397,7 +394,7 @@ async def test_what_a_definition_says_counts_for_nothing(node, config):
 @pytest.fixture
 async def attached(node, config):
     """A node, with pod uid-1 attached, and its watch; ``clock`` is what its time is."""
-    kube, clock = MemoryKube(), [0.0]
+    kube, clock = Server(), [0.0]
     kube.set(config())
     async with watching(node, kube, lambda: clock[0]) as watched:
         await until(lambda: watched._known)
@@ -419,7 +416,7 @@ async def test_a_pod_that_lost_its_attachment_is_detached_after_a_grace(attached
     node, kube, watched, clock = attached
     await watched.expire()
     assert watched.condition().status
-    kube.delete() if lost == "deleted" else kube.set(another(config))
+    kube.delete_attachment() if lost == "deleted" else kube.set(another(config))
     await until(lambda: not (known := watched._known.get(("default", "blue-G"))) or known.lost_by("uid-1"))
     await watched.expire()
     condition = watched.condition()
@@ -437,7 +434,7 @@ async def test_a_pod_that_lost_its_attachment_is_detached_after_a_grace(attached
 
 async def test_a_pod_that_carries_it_again_meanwhile_stays(attached, config):
     node, kube, watched, clock = attached
-    kube.delete()
+    kube.delete_attachment()
     await until(lambda: not watched._known)
     await watched.expire()
     kube.set(config())
@@ -451,8 +448,7 @@ async def test_a_pod_that_carries_it_again_meanwhile_stays(attached, config):
 async def test_a_watch_that_lost_it_detaches_no_pod(attached, config):
     """A label that someone removed hides the attachment from the watch; the API server has it."""
     node, kube, watched, clock = attached
-    kube.hidden["blue-G"] = vpcattachment(config(), carriers=[CARRIER])
-    kube.delete()
+    kube.set(config(), labelled=False)
     await until(lambda: not watched._known)
     await watched.expire()
     clock[0] = GRACE_SECONDS + 1
@@ -463,7 +459,7 @@ async def test_a_watch_that_lost_it_detaches_no_pod(attached, config):
 
 async def test_while_the_api_server_is_away_no_pod_is_detached(attached):
     node, kube, watched, clock = attached
-    kube.delete()
+    kube.delete_attachment()
     await until(lambda: not watched._known)
     await watched.expire()
     clock[0] = GRACE_SECONDS + 1
@@ -476,7 +472,7 @@ async def test_while_the_api_server_is_away_no_pod_is_detached(attached):
 
 
 async def test_one_that_an_earlier_version_attached_stays(node, config):
-    kube, clock = MemoryKube(), [0.0]
+    kube, clock = Server(), [0.0]
     await node.cni("ADD", config())
     assert not node.store.attachments[KEY].pod
     async with watching(node, kube, lambda: clock[0]) as watched:

@@ -11,7 +11,8 @@ from waits import until
 from galactic.bus.memory import MemoryBroker
 from galactic.errors import Unreachable
 from galactic.kube import reflector
-from galactic.kube.api import Event
+from galactic.kube.memory import MemoryApi
+from galactic.kube.resources import VPC_ATTACHMENTS
 from galactic.messages import Changes, Head, Leader, Route, Shard, Topics, digest, encode, gone
 from galactic.names import VPC_LABEL
 from galactic.node.kubernetes import fallback
@@ -33,12 +34,23 @@ def quick(monkeypatch):
     monkeypatch.setattr(reflector, "BACKOFF_SECONDS", (0.01, 0.02))
 
 
-class MemoryKube:
-    """VPCAttachments, as watches with a selector of their VPC show them."""
+class Server(MemoryApi):
+    """An API server with VPCAttachments. ``away``: lists are not answered."""
 
     def __init__(self):
-        self.objects, self.requests, self.away, self.refused = {}, [], False, 0
-        self._events = []  # the resource version is their number
+        super().__init__()
+        self.away, self.unanswered, self.fail = False, 0, self._failure
+
+    def _failure(self, verb, *_):
+        if verb != "list" or not self.away:
+            return None
+        self.unanswered += 1
+        return Unreachable("kube-apiserver", "away")
+
+    @property
+    def lists(self):
+        """The label selector of each list."""
+        return [labels for verb, _, labels in self.requests if verb == "list"]
 
     def set(self, name, last, node, function, *clock):
         """``clock``: epoch and revision."""
@@ -51,50 +63,26 @@ class MemoryKube:
             "epoch": epoch,
             "revision": revision,
         }
-        meta = {
-            "namespace": "ns",
-            "name": name,
-            "resourceVersion": str(len(self._events) + 1),
-            "labels": {VPC_LABEL: VPC},
-        }
-        status = {"endpoint": endpoint} if node else {}
-        self._notify("MODIFIED" if name in self.objects else "ADDED", {"metadata": meta, "status": status})
+        meta = {"namespace": "ns", "name": name, "labels": {VPC_LABEL: VPC}}
+        self.store(VPC_ATTACHMENTS, {"metadata": meta, "status": {"endpoint": endpoint} if node else {}})
 
     def leave(self, name):
         self.set(name, 0, 0, 0, 0, 0)
 
-    def delete(self, name):
-        stored = self.objects[name]
-        meta = stored["metadata"] | {"resourceVersion": str(len(self._events) + 1)}
-        self._notify("DELETED", stored | {"metadata": meta})
-        del self.objects[name]
+    def delete_attachment(self, name):
+        self.remove(VPC_ATTACHMENTS, name, "ns")
 
-    def _notify(self, kind, stored):
-        self.objects[stored["metadata"]["name"]] = stored
-        self._events.append(Event(kind, stored))
-
-    async def pages(self, resource, _namespace=None, *, fields="", labels="", least=""):
-        assert (resource.plural, fields, least) == ("vpcattachments", "", "0")
-        if self.away:
-            self.refused += 1
-            raise Unreachable("kube-apiserver", "away")
-        self.requests.append(labels)
-        yield list(self.objects.values()), str(len(self._events))
-
-    async def watch(self, _resource, version, _namespace=None, *, fields="", labels=""):
-        sent = int(version)
-        while True:
-            while len(self._events) == sent:
-                await asyncio.sleep(0.005)
-            yield self._events[sent]
-            sent += 1
+    async def pages(self, resource, *arguments, fields="", labels="", least=""):
+        assert (resource, fields, least) == (VPC_ATTACHMENTS, "", "0")
+        async for page in super().pages(resource, *arguments, labels=labels, least=least):
+            yield page
 
 
 class Cluster:
     """One node with broker and API server, and its kernel's routes to other nodes. ``clock`` is the time."""
 
     def __init__(self, node):
-        self.node, self.broker, self.kube = node, MemoryBroker(), MemoryKube()
+        self.node, self.broker, self.kube = node, MemoryBroker(), Server()
         self.clock = 0.0
 
     def now(self):
@@ -151,7 +139,7 @@ async def test_while_the_broker_is_well_nothing_is_asked(cluster):
         await until(lambda: cluster.routes == {"10.1.1.2": 2} and not falling._deadlines)
         cluster.clock += 1000
         await asyncio.sleep(0.3)
-        assert (cluster.kube.requests, falling.followed) == ([], set())
+        assert (cluster.kube.lists, falling.followed) == ([], set())
 
 
 async def test_without_the_broker_routes_come_from_the_api_server_and_none_is_lost(cluster):
@@ -160,16 +148,16 @@ async def test_without_the_broker_routes_come_from_the_api_server_and_none_is_lo
         cluster.broker.stop()
         await cluster.wait(falling)
         await until(lambda: falling.followed == {1234})
-        await until(lambda: cluster.kube.requests == [f"{VPC_LABEL} in ({VPC})"])
+        await until(lambda: cluster.kube.lists == [f"{VPC_LABEL} in ({VPC})"])
         cluster.kube.set("new", 3, 3, 3, 60, 100)
         await until(lambda: cluster.routes == {"10.1.1.2": 2, "10.1.1.3": 3})
         cluster.kube.set("old", 2, 3, 2, 70, 101)
         await until(lambda: cluster.routes == {"10.1.1.2": 3, "10.1.1.3": 3})
         cluster.kube.leave("new")
         await until(lambda: cluster.routes == {"10.1.1.2": 3})
-        cluster.kube.delete("old")
+        cluster.kube.delete_attachment("old")
         await until(lambda: cluster.routes == {})
-        assert len(cluster.kube.requests) == 1, "one watch for all of it"
+        assert len(cluster.kube.lists) == 1, "one watch for all of it"
 
 
 async def test_without_a_router_routes_come_from_the_api_server(cluster, monkeypatch):
@@ -257,7 +245,7 @@ async def test_with_both_away_everything_stays(cluster):
         cluster.broker.stop()
         await cluster.wait(falling)
         await until(lambda: falling.followed == {1234})
-        await until(lambda: cluster.kube.refused > 2)
+        await until(lambda: cluster.kube.unanswered > 2)
         assert cluster.routes == {"10.1.1.2": 2}
         assert not cluster.node.store.tables.view(1234, Source.KUBERNETES)
         cluster.broker.start()
@@ -297,7 +285,7 @@ async def test_a_short_absence_is_sat_out_and_nodes_do_not_all_come_at_once(clus
             cluster.broker.start()
             await until(lambda: not falling._deadlines)
             cluster.clock += 1
-    assert not cluster.kube.requests
+    assert not cluster.kube.lists
     assert all(3.0 <= delay <= 10.0 for delay in delays)
     assert len(set(delays)) == len(delays)
 
@@ -315,7 +303,7 @@ async def test_many_vpcs_share_a_few_watches(cluster):
     )
     falling = Fallback(cluster.kube, store, lambda _vpc: False, Patience(0.0, 0.0))
     task = asyncio.create_task(falling.run())
-    await until(lambda: len(cluster.kube.requests) == 3)
+    await until(lambda: len(cluster.kube.lists) == 3)
     assert falling.followed == hosted
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

@@ -11,7 +11,8 @@ from waits import until
 from galactic.crds.model import parse
 from galactic.crds.nodesegment import NodeSegment
 from galactic.errors import Unreachable
-from galactic.kube.api import Conflict, Event, NotFound
+from galactic.kube.memory import MemoryApi
+from galactic.kube.resources import NODE_SEGMENTS
 from galactic.messages import Route
 from galactic.node.kubernetes import segment as module
 from galactic.node.kubernetes.segment import Facts, Segment, conditions, difference
@@ -25,66 +26,62 @@ def unrefreshed(monkeypatch):
     monkeypatch.setattr(module, "REFRESH_SECONDS", 10.0**6)
 
 
-class MemoryKube:
-    """The requests that Segment makes, on one object."""
+class Server(MemoryApi):
+    """An API server with the NodeSegment of node-1. ``away``: patches are not answered. Watches wait for
+    ``flowing``.
+    """
 
     def __init__(self) -> None:
-        self.object, self.version, self.patches, self.away = None, 0, [], False
-        self.refused = 0
-        self.events = asyncio.Queue()
-        self.selectors = set()
+        super().__init__()
+        self.away, self.unanswered, self.selectors = False, 0, set()
+        self.fail, self.flowing = self._failure, asyncio.Event()
+        self.flowing.set()
+
+    def _failure(self, verb, _resource, _name):
+        if verb != "patch" or not self.away:
+            return None
+        self.unanswered += 1
+        return Unreachable("kube-apiserver", "away")
+
+    @property
+    def object(self):
+        return self.stored(NODE_SEGMENTS, "node-1")
+
+    @property
+    def version(self):
+        return self.object["metadata"]["resourceVersion"]
+
+    @property
+    def written(self):
+        return [patch["status"] for _, _, patch in self.patches]
 
     def set(self, prefix):
-        kind = "MODIFIED" if self.object else "ADDED"
-        self.object = (self.object or {"metadata": {"name": "node-1"}}) | {"spec": {"prefix": prefix}}
-        self._notify(kind)
+        spec = {"spec": {"prefix": prefix}}
+        if self.object:
+            self.change(NODE_SEGMENTS, "node-1", spec)
+        else:
+            self.put(NODE_SEGMENTS, {"metadata": {"name": "node-1"}, **spec})
 
     def set_conditions(self, *statuses):
         """Writes the operator's conditions of the NodeSegment."""
         conditions = self.object.get("status", {}).get("conditions", [])
         kept = [condition for condition in conditions if condition["type"] != "Accepted"]
-        self.object = self.object | {
-            "status": self.object.get("status", {}) | {"conditions": [*kept, *statuses]}
-        }
-        self._notify("MODIFIED")
+        status = {"status": {"conditions": [*kept, *statuses]}}
+        self.change(NODE_SEGMENTS, "node-1", status, subresource="status")
 
-    def delete(self):
-        self._notify("DELETED")
-        self.object = None
+    def delete_segment(self):
+        self.remove(NODE_SEGMENTS, "node-1")
 
-    def _notify(self, kind):
-        self.version += 1
-        self.object = self.object | {"metadata": {"name": "node-1", "resourceVersion": str(self.version)}}
-        self.events.put_nowait(Event(kind, self.object))
-
-    async def pages(self, _resource, _namespace=None, *, fields="", labels="", least=""):
+    async def pages(self, *arguments, fields="", **more):
         self.selectors.add(fields)
-        while not self.events.empty():
-            self.events.get_nowait()
-        yield ([self.object] if self.object else []), str(self.version)
+        async for page in super().pages(*arguments, fields=fields, **more):
+            yield page
 
-    async def watch(self, _resource, _version, _namespace=None, *, fields="", labels=""):
+    async def watch(self, *arguments, fields="", **more):
         self.selectors.add(fields)
-        while True:
-            yield await self.events.get()
-
-    async def patch(self, _resource, name, patch, *, subresource):
-        assert (name, subresource) == ("node-1", "status")
-        if self.away:
-            self.refused += 1
-            raise Unreachable("kube-apiserver", "away")
-        if self.object is None:
-            raise NotFound("gone")
-        version = patch.get("metadata", {}).get("resourceVersion")
-        if version not in (None, self.object["metadata"]["resourceVersion"]):
-            raise Conflict("changed", reason="Conflict")
-        self.patches.append(patch["status"])
-        status = self.object.get("status", {}) | patch["status"]
-        if "counts" in status:  # null removes, as in every merge patch
-            status["counts"] = {key: value for key, value in status["counts"].items() if value is not None}
-        self.object = self.object | {"status": status}
-        self._notify("MODIFIED")
-        return self.object
+        async for event in super().watch(*arguments, fields=fields, **more):
+            await self.flowing.wait()
+            yield event
 
 
 async def looked(segment):
@@ -112,7 +109,7 @@ async def reporting(node, kube):
 
 async def test_the_prefix_comes_from_its_own_segment_only(node):
     node.store.node.prefix = None
-    kube = MemoryKube()
+    kube = Server()
     async with reporting(node, kube) as segment:
         await until(lambda: segment.problem and "there is no NodeSegment node-1" in segment.problem)
         kube.set("2001:db8:ff07:100::/56")
@@ -122,7 +119,7 @@ async def test_the_prefix_comes_from_its_own_segment_only(node):
 
 
 async def test_status_says_what_is_attached(node, config):
-    kube = MemoryKube()
+    kube = Server()
     kube.set("2001:db8:ff01:100::/56")
     async with reporting(node, kube) as segment:
         await node.cni("ADD", config())
@@ -136,29 +133,29 @@ async def test_status_says_what_is_attached(node, config):
         assert (status.loopback, status.counts.vpcs) == ("2001:db8:ff01:100:ffff:ffff:ffff:ffff", 1)
         assert [(condition.type, condition.status) for condition in status.conditions] == [("Ready", "True")]
         await looked(segment)
-        before = len(kube.patches)
+        before = len(kube.written)
         await node.cni("ADD", config())
         await looked(segment)
-        assert len(kube.patches) == before, "nothing new, nothing written"
+        assert len(kube.written) == before, "nothing new, nothing written"
         await node.cni("DEL", config())
         await until(lambda: kube.object["status"]["endpoints"] == [])
-        assert kube.patches[-1].keys() == {"endpoints", "sequence", "counts"}, "only what changed is sent"
+        assert kube.written[-1].keys() == {"endpoints", "sequence", "counts"}, "only what changed is sent"
 
 
 async def test_routes_to_other_nodes_are_no_part_of_the_status(node, config):
     """One change of a pod would otherwise make every node of its VPC write."""
-    kube = MemoryKube()
+    kube = Server()
     kube.set("2001:db8:ff01:100::/56")
     kube.object["status"] = {"counts": {"vpcs": 0, "endpoints": 0, "routes": 7}}
     async with reporting(node, kube) as segment:
         await node.cni("ADD", config())
         await until(lambda: kube.object.get("status", {}).get("endpoints"))
-        assert kube.patches[-1]["counts"] == {"vpcs": 1, "endpoints": 1, "routes": None}, (
+        assert kube.written[-1]["counts"] == {"vpcs": 1, "endpoints": 1, "routes": None}, (
             "that of an earlier version"
         )
         assert kube.object["status"]["counts"] == {"vpcs": 1, "endpoints": 1}
         await looked(segment)
-        before = len(kube.patches)
+        before = len(kube.written)
         for revision in range(1, 6):
             route = Route(
                 "10.1.1.9/32",
@@ -172,39 +169,39 @@ async def test_routes_to_other_nodes_are_no_part_of_the_status(node, config):
             await until(lambda: node.sync.routes == 1)
             segment._changed.set()
             await looked(segment)
-        assert len(kube.patches) == before
+        assert len(kube.written) == before
 
 
 async def test_status_is_written_when_the_api_server_is_back(node, config):
-    kube = MemoryKube()
+    kube = Server()
     kube.set("2001:db8:ff01:100::/56")
     kube.away = True
     async with reporting(node, kube):
         assert (await node.cni("ADD", config())).code == 0
-        await until(lambda: kube.refused)
+        await until(lambda: kube.unanswered)
         kube.away = False
         await until(lambda: kube.object.get("status", {}).get("endpoints"))
 
 
 async def test_a_segment_that_is_deleted_takes_nothing_down(node, config):
-    kube = MemoryKube()
+    kube = Server()
     kube.set("2001:db8:ff01:100::/56")
     async with reporting(node, kube) as segment:
         await node.cni("ADD", config())
-        kube.delete()
+        kube.delete_segment()
         await until(lambda: segment.problem)
     assert node.store.node.prefix
     assert node.store.attachments
 
 
 async def test_a_segment_that_is_made_again_gets_its_whole_status(node, config):
-    kube = MemoryKube()
+    kube = Server()
     kube.set("2001:db8:ff01:100::/56")
     async with reporting(node, kube) as segment:
         await node.cni("ADD", config())
         await until(lambda: kube.object.get("status", {}).get("endpoints"))
         before = kube.object["status"]
-        kube.delete()
+        kube.delete_segment()
         await until(lambda: segment.problem)
         kube.set("2001:db8:ff01:100::/56")
         await until(lambda: kube.object.get("status", {}).keys() == before.keys())
@@ -214,7 +211,7 @@ async def test_a_segment_that_is_made_again_gets_its_whole_status(node, config):
 
 
 async def test_a_problem_is_reported_again_after_the_api_server_was_away(node):
-    kube = MemoryKube()
+    kube = Server()
     kube.set("2001:db8:ff01:100::/120")
     async with reporting(node, kube) as segment:
         await until(lambda: segment.problem and "/120" in segment.problem)
@@ -225,7 +222,7 @@ async def test_a_problem_is_reported_again_after_the_api_server_was_away(node):
 
 
 async def test_the_operators_conditions_are_neither_removed_nor_kept(node, config):
-    kube = MemoryKube()
+    kube = Server()
     kube.set("2001:db8:ff01:100::/56")
 
     def types() -> list[str]:
@@ -245,37 +242,35 @@ async def test_the_operators_conditions_are_neither_removed_nor_kept(node, confi
 
 
 async def test_conditions_that_were_overtaken_wait_and_endpoints_do_not(node, config):
-    kube = MemoryKube()
+    kube = Server()
     kube.set("2001:db8:ff01:100::/56")
-    async with reporting(node, kube):
+    async with reporting(node, kube) as segment:
         await until(lambda: kube.object.get("status", {}).get("conditions"))
-        await until(kube.events.empty)
-        events, kube.events = kube.events, asyncio.Queue()  # a watch that is behind
+        await until(lambda: segment._version == kube.version)
+        kube.flowing.clear()  # a watch that is behind
         kube.set_conditions(OVERLAP)
         kube.object["status"]["conditions"][0] |= {"reason": "Mangled"}
         await node.cni("ADD", config())
         await until(lambda: kube.object["status"].get("endpoints"))
         assert kube.object["status"]["conditions"][1] == OVERLAP
-        for _ in range(kube.events.qsize()):
-            events.put_nowait(kube.events.get_nowait())
-        kube.events = events
+        kube.flowing.set()
         await until(lambda: kube.object["status"]["conditions"][0]["type"] == "Accepted")
 
 
 async def test_an_answer_that_comes_late_is_not_taken_for_what_is_so_now(node, config, monkeypatch):
     """The watch was quicker: it has the operator's condition from after our patch already."""
-    kube = MemoryKube()
+    kube = Server()
     kube.set("2001:db8:ff01:100::/56")
     async with reporting(node, kube) as segment:
         await until(lambda: kube.object.get("status", {}).get("conditions"))
-        await until(kube.events.empty)
+        await until(lambda: segment._version == kube.version)
         patch = kube.patch
 
         async def slowly(*arguments, **more):
             monkeypatch.setattr(kube, "patch", patch)
             answer = await patch(*arguments, **more)
             kube.set_conditions(OVERLAP)
-            await until(lambda: segment._version == str(kube.version))
+            await until(lambda: segment._version == kube.version)
             return answer
 
         monkeypatch.setattr(kube, "patch", slowly)
@@ -297,7 +292,7 @@ def _reasons(kube):
 
 
 async def test_an_answer_that_comes_after_the_end_makes_no_segment(node, config, monkeypatch):
-    kube = MemoryKube()
+    kube = Server()
     kube.set("2001:db8:ff01:100::/56")
     async with reporting(node, kube) as segment:
         await until(lambda: kube.object.get("status", {}).get("conditions"))
@@ -305,7 +300,7 @@ async def test_an_answer_that_comes_after_the_end_makes_no_segment(node, config,
 
         async def slowly(*arguments, **more):
             answer = await patch(*arguments, **more)
-            kube.delete()
+            kube.delete_segment()
             await until(lambda: segment._status is None)
             answered.append(answer)
             return answer
@@ -317,7 +312,7 @@ async def test_an_answer_that_comes_after_the_end_makes_no_segment(node, config,
 
 
 async def test_an_unusable_prefix_is_named_and_the_old_one_kept(node):
-    kube = MemoryKube()
+    kube = Server()
     kube.set("2001:db8:ff01:100::/120")
     async with reporting(node, kube) as segment:
         await until(lambda: segment.problem and "/120" in segment.problem)

@@ -13,8 +13,8 @@ from waits import until
 
 from galactic.bus.memory import MemoryBroker
 from galactic.errors import Unreachable
-from galactic.kube.api import NotFound
-from galactic.kube.resources import VPC_ATTACHMENTS
+from galactic.kube.memory import MemoryApi
+from galactic.kube.resources import NODE_SEGMENTS, VPC_ATTACHMENTS
 from galactic.linux.objects import route_of
 from galactic.messages import NodeEndpoints, Topics, decode
 from galactic.node.kubernetes import unaccounted
@@ -34,55 +34,34 @@ def quick(monkeypatch):
     monkeypatch.setattr(unaccounted, "BACKOFF_SECONDS", (0.01, 0.02))
 
 
-class MemoryKube:
-    """One NodeSegment and some VPCAttachments. ``away``: no request is answered."""
+class Server(MemoryApi):
+    """An API server with a NodeSegment. ``away``: no request is answered. ``without_attachments``: no GET of one."""
 
-    def __init__(self, prefix="2001:db8:ff01:100::/56"):
-        self.segment = {"metadata": {"name": "node-1", "resourceVersion": "1"}, "spec": {"prefix": prefix}}
-        self.attachments, self.away, self.without_attachments = {}, False, False
-        self.asked = 0  # for attachments
+    def __init__(self):
+        super().__init__()
+        self.away = self.without_attachments = False
+        self.fail = self._failure
+        spec = {"prefix": "2001:db8:ff01:100::/56"}
+        self.put(NODE_SEGMENTS, {"metadata": {"name": "node-1"}, "spec": spec})
+
+    def _failure(self, verb, _resource, _name):
+        if self.away:
+            return Unreachable("kube-apiserver", "away")
+        if verb == "find" and self.without_attachments:
+            return Unreachable("kube-apiserver", "no attachments now")
+        return None
+
+    @property
+    def asked(self):
+        """The number of GETs of attachments."""
+        return sum((verb, kind) == ("find", VPC_ATTACHMENTS.kind) for verb, kind, _ in self.requests)
 
     @property
     def status(self):
-        return self.segment.get("status", {})
+        return self.stored(NODE_SEGMENTS, "node-1").get("status", {})
 
-    def _answer(self):
-        if self.away:
-            raise Unreachable("kube-apiserver", "away")
-
-    def change(self, **parts):
-        version = int(self.segment["metadata"]["resourceVersion"]) + 1
-        self.segment = (
-            self.segment | parts | {"metadata": {"name": "node-1", "resourceVersion": str(version)}}
-        )
-
-    async def pages(self, *_, **__):
-        self._answer()
-        yield [self.segment], "1"
-
-    async def watch(self, *_, **__):
-        seen = self.segment
-        while True:
-            await asyncio.sleep(0.01)
-            self._answer()
-            if self.segment is not seen:
-                raise Unreachable("kube-apiserver", "listing again is as good as an event")
-                yield
-
-    async def find(self, resource, name, namespace):
-        self._answer()
-        self.asked += 1
-        assert resource is VPC_ATTACHMENTS
-        if self.without_attachments:
-            raise Unreachable("kube-apiserver", "no attachments now")
-        return self.attachments.get(f"{namespace}/{name}")
-
-    async def patch(self, _resource, _name, patch, **_):
-        self._answer()
-        if self.segment is None:
-            raise NotFound("gone")
-        self.change(status=self.status | patch["status"])
-        return self.segment
+    def set_status(self, **fields):
+        self.change(NODE_SEGMENTS, "node-1", {"status": fields}, subresource="status")
 
 
 @asynccontextmanager
@@ -115,8 +94,8 @@ async def lose_records(node):
 @pytest.fixture
 async def attached(node, config):
     """A node with one pod, and what the API server knows of it."""
-    kube = MemoryKube()
-    kube.attachments["default/blue-G"] = vpcattachment(config())
+    kube = Server()
+    kube.put(VPC_ATTACHMENTS, vpcattachment(config()), "default")
     broker = MemoryBroker()
     async with accounting(node, kube, broker):
         assert (await node.cni("ADD", config())).code == 0
@@ -169,16 +148,16 @@ async def test_lost_records_are_rebuilt_and_until_then_nothing_is_deleted(attach
 
 
 @pytest.mark.parametrize("lost", ["attachment", "endpoint", "namespace"])
-async def test_what_nobody_knows_goes(attached, lost):
+async def test_an_attachment_without_a_counterpart_is_removed(attached, lost):
     node, kube, broker = attached
     (endpoint,) = kube.status["endpoints"]
     match lost:
         case "attachment":
-            kube.attachments.clear()
+            kube.remove(VPC_ATTACHMENTS, "blue-G", "default")
         case "endpoint":
-            kube.change(status=kube.status | {"endpoints": []})
+            kube.set_status(endpoints=[])
         case _:
-            kube.change(status=kube.status | {"endpoints": [endpoint | {"netns": "/proc/self/ns/net"}]})
+            kube.set_status(endpoints=[endpoint | {"netns": "/proc/self/ns/net"}])
     await lose_records(node)
     await node.start()
     async with accounting(node, kube, broker):
@@ -192,7 +171,7 @@ async def test_after_a_reboot_the_status_forgets_and_epochs_go_on(attached, conf
     node, kube, broker = attached
     (endpoint,) = kube.status["endpoints"]
     ahead = endpoint["epoch"] + 3600 * 10**9
-    kube.change(status=kube.status | {"endpoints": [endpoint | {"epoch": ahead}], "sequence": ahead + 7})
+    kube.set_status(endpoints=[endpoint | {"epoch": ahead}], sequence=ahead + 7)
     await lose_records(node)
     node.kernel = type(node.kernel)()
     node.kernel.add_namespace("/ns/1")
@@ -213,7 +192,7 @@ async def test_a_prefix_that_changes_moves_what_runs(attached):
     node, kube, broker = attached
     before = node.store.attachments[KEY]
     async with accounting(node, kube, broker):
-        kube.change(spec={"prefix": "2001:db8:ff01:200::/56"})
+        kube.change(NODE_SEGMENTS, "node-1", {"spec": {"prefix": "2001:db8:ff01:200::/56"}})
         await until(lambda: kube.status["endpoints"][0]["sid"] == "2001:db8:ff01:200::4d2:2a")
         assert kube.status["loopback"] == "2001:db8:ff01:200:ffff:ffff:ffff:ffff"
         await node.sync.wait_applied(KEY)

@@ -1,17 +1,16 @@
 """The router in Kubernetes: objects in, ``status.endpoint``, conditions and Events out, and when nothing may happen."""
 
 import asyncio
-import copy
-from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 from assembling import assembled
 
 from galactic.bus.memory import MemoryBroker
-from galactic.errors import Rejected, Unreachable
+from galactic.errors import GalacticError, Rejected, Unreachable
 from galactic.kube import reflector
-from galactic.kube.api import Conflict, Event, NotFound, Object
+from galactic.kube.api import Object
+from galactic.kube.memory import MemoryApi
 from galactic.kube.resources import EVENTS, NODE_SEGMENTS, NODES, VPC_ATTACHMENTS, VPCS, Resource
 from galactic.messages import Changes, Head, decode
 from galactic.router.kubernetes import attachment_events, status_writer
@@ -23,116 +22,17 @@ CHANGES = "galactic/v1/vpcs/0000000004d2/changes"
 HEAD = "galactic/v1/vpcs/0000000004d2/head"
 
 
-class Api:
-    """An API server in memory, as far as the router needs one: list, watch, merge patch of the status, create."""
+class Cluster(MemoryApi):
+    """An API server with two attachments of one VPC, and nodes. ``up``: it answers.
 
-    def __init__(self) -> None:
-        self.objects: dict[str, dict[tuple[str, str], Object]] = {}
-        self.patches: list[tuple[str, Object]] = []
-        self.events: list[Object] = []
-        self.up = True
-        self.refused: list[str] = []  # attachments whose patch is refused, once for each time they are named
-        self._version = 0
-        self._watches: list[tuple[str, asyncio.Queue[Event | None]]] = []
-
-    def put(self, resource: Resource, name: str, namespace: str = "", **content: object) -> None:
-        known = self.objects.setdefault(resource.plural, {})
-        before = known.get((namespace, name))
-        stored = {
-            "metadata": {"name": name, "namespace": namespace, "uid": f"uid-{name}"},
-            **(before or {}),
-            **content,
-        }
-        self._store(resource, stored, "MODIFIED" if before else "ADDED")
-
-    def remove(self, resource: Resource, name: str, namespace: str = "") -> None:
-        stored = self.objects[resource.plural].pop((namespace, name))
-        self._version += 1
-        stored["metadata"]["resourceVersion"] = str(self._version)
-        self._notify(resource, Event("DELETED", stored))
-
-    def stop(self) -> None:
-        self.up = False
-        for _, queue in self._watches:
-            queue.put_nowait(None)
-
-    def status(self, name: str) -> Object:
-        return self.objects["vpcattachments"]["ns", name].get("status", {})
-
-    async def pages(
-        self, resource: Resource, *_: object, **__: object
-    ) -> AsyncIterator[tuple[list[Object], str]]:
-        self._reachable()
-        yield copy.deepcopy(list(self.objects.get(resource.plural, {}).values())), str(self._version)
-
-    async def list(self, resource: Resource, namespace: str, *, fields: str) -> tuple[list[Object], str]:
-        self._reachable()
-        name = fields.removeprefix("metadata.name=")
-        thing = copy.deepcopy(self.objects.get(resource.plural, {}).get((namespace, name)))
-        return ([thing] if thing else []), str(self._version)
-
-    async def watch(self, resource: Resource, *_: object, **__: object) -> AsyncIterator[Event]:
-        self._reachable()
-        queue: asyncio.Queue[Event | None] = asyncio.Queue()
-        self._watches.append((resource.plural, queue))
-        while (event := await queue.get()) is not None:
-            yield event
-        self._reachable()
-
-    async def patch(
-        self, resource: Resource, name: str, patch: Object, namespace: str = "", *, subresource: str = ""
-    ) -> Object:
-        self._reachable()
-        assert subresource == "status"
-        if name in self.refused:
-            self.refused.remove(name)
-            raise Rejected(f"{name} is forbidden: RBAC: clusterrole not found", reason="Forbidden")
-        stored = copy.deepcopy(self.objects[resource.plural].get((namespace, name)))
-        if stored is None:
-            raise NotFound(name)
-        version = patch.get("metadata", {}).get("resourceVersion")
-        if version not in (None, stored["metadata"]["resourceVersion"]):
-            raise Conflict("changed in between", reason="Conflict")
-        self.patches.append((name, patch["status"]))
-        status = stored.setdefault("status", {})
-        for key, value in patch["status"].items():
-            status[key] = value
-            if value is None:
-                del status[key]
-        self._store(resource, stored, "MODIFIED")
-        return stored
-
-    async def create(self, resource: Resource, body: Object, namespace: str = "") -> Object:
-        self._reachable()
-        assert resource == EVENTS
-        assert body["metadata"]["namespace"] == namespace
-        self.events.append(body)
-        return body
-
-    def _store(self, resource: Resource, stored: Object, kind: str) -> None:
-        self._version += 1
-        stored["metadata"] = {**stored["metadata"], "resourceVersion": str(self._version)}
-        meta = stored["metadata"]
-        self.objects.setdefault(resource.plural, {})[meta["namespace"], meta["name"]] = stored
-        self._notify(resource, Event(kind, copy.deepcopy(stored)))
-
-    def _notify(self, resource: Resource, event: Event) -> None:
-        for plural, queue in self._watches:
-            if plural == resource.plural:
-                queue.put_nowait(event)
-
-    def _reachable(self) -> None:
-        if not self.up:
-            raise Unreachable("kube-apiserver", "away")
-
-
-class Cluster(Api):
-    """Two attachments of one VPC, and nodes."""
+    ``refused``: attachments whose next patch is refused, once for each time they are named.
+    """
 
     def __init__(self, topology) -> None:
         super().__init__()
-        self.topology = topology
-        self.put(
+        self.topology, self.up, self.fail = topology, True, self._failure
+        self.refused: list[str] = []
+        self.set(
             VPCS, "blue", "ns", spec={"networks": ["10.1.0.0/16"]}, status={"identifier": "0000000004d2"}
         )
         self.attach(1, "10.1.1.1/24")
@@ -140,13 +40,46 @@ class Cluster(Api):
         for node in ("n1", "n2", "n3"):
             self.segment(node)
 
+    def _failure(self, verb: str, _resource: Resource, name: str) -> GalacticError | None:
+        if not self.up:
+            return Unreachable("kube-apiserver", "away")
+        if verb == "patch" and name in self.refused:
+            self.refused.remove(name)
+            return Rejected(f"{name} is forbidden: RBAC: clusterrole not found", reason="Forbidden")
+        return None
+
+    def set(self, resource: Resource, name: str, namespace: str = "", **content: object) -> None:
+        """Makes the object, or replaces these parts of it."""
+        if (stored := self.stored(resource, name, namespace)) is None:
+            self.put(resource, {"metadata": {"name": name}, **content}, namespace)
+        else:
+            self.store(resource, {**stored, **content})
+
+    def stop(self) -> None:
+        self.up = False
+        self.restart()
+
+    def status(self, name: str) -> Object:
+        stored = self.stored(VPC_ATTACHMENTS, name, "ns")
+        assert stored
+        return stored.get("status", {})
+
+    @property
+    def events(self) -> list[Object]:
+        return list(self.all(EVENTS))
+
+    @property
+    def recorded(self) -> list[str]:
+        """The attachments of successful patches."""
+        return [name for _, name, _ in self.patches]
+
     def attach(self, function: int, *addresses: str, ready: bool = True, vpc: str = "blue") -> None:
         spec = {"vpc": {"name": vpc}, "interface": {"addresses": list(addresses)}}
         spec["routes"] = [{"destination": f"192.168.{function}.0/24", "via": addresses[0].split("/")[0]}]
         name = f"a{function}"
-        old = self.objects.get("vpcattachments", {}).get(("ns", name), {}).get("status", {})
+        old = (self.stored(VPC_ATTACHMENTS, name, "ns") or {}).get("status", {})
         status = {**old, "ready": ready, "vpc": "ns/blue", "identifier": f"{function:04x}"}
-        self.put(VPC_ATTACHMENTS, name, "ns", spec=spec, status=status)
+        self.set(VPC_ATTACHMENTS, name, "ns", spec=spec, status=status)
 
     def segment(self, node: str, sequence: int = 0, *endpoints) -> None:
         registered = [
@@ -162,7 +95,7 @@ class Cluster(Api):
             for endpoint in endpoints
         ]
         status = {"sequence": sequence, "endpoints": registered}
-        self.put(NODE_SEGMENTS, node, spec={"prefix": str(self.topology.prefix(node))}, status=status)
+        self.set(NODE_SEGMENTS, node, spec={"prefix": str(self.topology.prefix(node))}, status=status)
 
 
 @pytest.fixture
@@ -177,7 +110,7 @@ def broker() -> MemoryBroker:
 
 
 @asynccontextmanager
-async def router(broker: MemoryBroker, api: Api, replica: str = "r"):
+async def router(broker: MemoryBroker, api: MemoryApi, replica: str = "r"):
     controller = assembled(RouterSettings(), broker.session(), api, replica=replica)
     task = asyncio.create_task(controller.run())
     try:
@@ -242,7 +175,9 @@ async def test_a_move_is_recorded_with_its_node_and_a_new_since(topology, cluste
         assert changes(broker) == [(["10.1.1.1/32@n1"], []), (["10.1.1.1/32@n2"], [])]
 
 
-async def test_lies_become_events_and_not_too_many(topology, cluster, broker, until, monkeypatch) -> None:
+async def test_false_registrations_become_events_and_not_too_many(
+    topology, cluster, broker, until, monkeypatch
+) -> None:
     monkeypatch.setattr(attachment_events, "MOMENT_SECONDS", 0.1)
     async with router(broker, cluster):
         for sequence in range(1, 30):
@@ -312,13 +247,13 @@ async def test_a_node_without_a_carrier_becomes_an_event_if_that_lasts(
     carrier = lambda name, node: {"pod": name, "uid": name, "node": node}  # noqa: E731
     for name in ("a1", "a2"):
         carriers = [carrier(name, "n3")]
-        cluster.put(VPC_ATTACHMENTS, name, "ns", status={**cluster.status(name), "carriers": carriers})
+        cluster.set(VPC_ATTACHMENTS, name, "ns", status={**cluster.status(name), "carriers": carriers})
     async with router(broker, cluster) as controller:
         both = (topology.endpoint("n1", number, f"10.1.1.{number}/32", epoch=9) for number in (1, 2))
         publish_retained(broker, topology.endpoints("n1", 1, *both))
         await until(lambda: uncarried(controller) == 2)
         late = [carrier("a2", "n1")]
-        cluster.put(VPC_ATTACHMENTS, "a2", "ns", status={**cluster.status("a2"), "carriers": late})
+        cluster.set(VPC_ATTACHMENTS, "a2", "ns", status={**cluster.status("a2"), "carriers": late})
         await until(lambda: uncarried(controller) == 1)
         await until(lambda: cluster.events)
         await asyncio.sleep(0.3)
@@ -338,7 +273,7 @@ async def test_a_conflict_is_a_condition_that_others_conditions_survive(
         "message": "",
         "lastTransitionTime": "2026-01-01T00:00:00Z",
     }
-    cluster.put(VPC_ATTACHMENTS, "a2", "ns", status={**cluster.status("a2"), "conditions": [ready]})
+    cluster.set(VPC_ATTACHMENTS, "a2", "ns", status={**cluster.status("a2"), "conditions": [ready]})
     async with router(broker, cluster):
         publish_retained(
             broker, topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32", epoch=9))
@@ -377,13 +312,13 @@ async def test_a_conflict_of_an_attachment_without_an_endpoint_is_the_operators(
         "message": "10.1.1.2 is ns/a1's",
         "lastTransitionTime": "2026-01-01T00:00:00Z",
     }
-    cluster.put(VPC_ATTACHMENTS, "a2", "ns", status={**cluster.status("a2"), "conditions": [given]})
+    cluster.set(VPC_ATTACHMENTS, "a2", "ns", status={**cluster.status("a2"), "conditions": [given]})
     async with router(broker, cluster) as controller:
         cluster.segment("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32"))
         await until(
             lambda: "endpoint" in cluster.status("a1") and not controller.part(Reflectors)._observer._queue
         )
-        assert [name for name, _ in cluster.patches] == ["a1"]
+        assert cluster.recorded == ["a1"]
         cluster.segment(
             "n2", 1, topology.endpoint("n2", 2, "10.1.1.2/32")
         )  # and from then on it is the router's
@@ -391,7 +326,7 @@ async def test_a_conflict_of_an_attachment_without_an_endpoint_is_the_operators(
         assert [condition["reason"] for condition in cluster.status("a2")["conditions"]] == ["NoConflict"]
         cluster.segment("n2", 2)
         await until(lambda: "endpoint" not in cluster.status("a2"))
-        cluster.put(VPC_ATTACHMENTS, "a2", "ns", status={**cluster.status("a2"), "conditions": [given]})
+        cluster.set(VPC_ATTACHMENTS, "a2", "ns", status={**cluster.status("a2"), "conditions": [given]})
         cluster.segment("n1", 2)
         await until(
             lambda: (
@@ -441,7 +376,7 @@ async def test_what_an_api_server_refuses_is_tried_again_and_keeps_no_other_wait
         both = (topology.endpoint("n1", 1, "10.1.1.1/32"), topology.endpoint("n1", 2, "10.1.1.2/32"))
         cluster.segment("n1", 1, *both)
         await until(lambda: all("endpoint" in cluster.status(name) for name in ("a1", "a2")))
-    assert [name for name, _ in cluster.patches] == ["a2", "a1"]
+    assert cluster.recorded == ["a2", "a1"]
 
 
 async def test_a_node_whose_segment_is_deleted_while_the_watch_is_down_is_gone(
@@ -452,7 +387,7 @@ async def test_a_node_whose_segment_is_deleted_while_the_watch_is_down_is_gone(
         await until(lambda: "endpoint" in cluster.status("a1") and controller.idle)
         cluster.stop()
         await asyncio.sleep(0.1)
-        del cluster.objects["nodesegments"]["", "n1"]
+        del cluster.objects["nodesegments", "", "n1"]
         cluster.up = True
         await until(lambda: changes(broker)[-1] == ([], ["10.1.1.1/32"]))
         await until(lambda: "endpoint" not in cluster.status("a1"))
@@ -479,7 +414,7 @@ async def test_a_segment_from_after_the_horizon_is_rejected_and_counted(
 async def test_a_deleted_node_loses_its_routes_at_once_and_has_them_again_when_it_is_back(
     topology, cluster, broker, until
 ) -> None:
-    cluster.put(NODES, "n1")
+    cluster.set(NODES, "n1")
     async with router(broker, cluster) as controller:
         cluster.segment("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32"))
         cluster.segment("n2", 1, topology.endpoint("n2", 2, "10.1.1.2/32"))  # a host that never had a Node
@@ -494,7 +429,7 @@ async def test_a_deleted_node_loses_its_routes_at_once_and_has_them_again_when_i
         await until(
             lambda: controller.idle and list(controller.store.tables.routes(0x4D2)) == ["10.1.1.2/32"]
         )
-        cluster.put(NODES, "n1")
+        cluster.set(NODES, "n1")
         await until(lambda: changes(broker)[-1] == (["10.1.1.1/32@n1"], []))
 
 
@@ -503,7 +438,7 @@ async def test_a_segment_that_is_made_again_after_it_and_its_node_were_deleted_n
 ) -> None:
     """A machine leaves the cluster and goes on as a host outside of it."""
     endpoint = topology.endpoint("n1", 1, "10.1.1.1/32")
-    cluster.put(NODES, "n1")
+    cluster.set(NODES, "n1")
     async with router(broker, cluster) as controller:
         cluster.segment("n1", 1, endpoint)
         await until(lambda: controller.idle and controller.store.tables.routes(0x4D2))
@@ -520,11 +455,11 @@ async def test_a_node_deleted_while_no_router_ran_is_found_by_the_owner_of_its_s
 ) -> None:
     cluster.segment("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32"))
     owned = {"ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": "n1", "uid": "uid-n1"}]}
-    cluster.objects["nodesegments"]["", "n1"]["metadata"] |= owned
-    cluster.put(NODES, "n1")
+    cluster.stored(NODE_SEGMENTS, "n1")["metadata"] |= owned
+    cluster.set(NODES, "n1")
     async with router(broker, cluster) as controller:
         await until(lambda: controller.idle and HEAD in broker.retained)
-    del cluster.objects["nodes"]["", "n1"]
+    del cluster.objects["nodes", "", "n1"]
     async with router(broker, cluster) as controller:
         await until(lambda: controller.idle and HEAD not in broker.retained)
 
@@ -604,7 +539,7 @@ async def test_a_vpc_named_against_the_rules_changes_nothing(topology, cluster, 
         cluster.segment("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32"))
         await until(lambda: len(changes(broker)) == 1)
         green = {"spec": {"networks": ["10.1.0.0/16"]}, "status": {"identifier": "0000000004d3"}}
-        cluster.put(VPCS, "green", "ns", **green)
+        cluster.set(VPCS, "green", "ns", **green)
         cluster.attach(1, "10.1.1.1/24", vpc="green")
         await asyncio.sleep(0.2)
         cluster.segment("n1", 2, topology.endpoint("n1", 1, "10.1.1.1/32"))
@@ -614,12 +549,12 @@ async def test_a_vpc_named_against_the_rules_changes_nothing(topology, cluster, 
         assert controller.store.tables.routes(0x4D2)
 
 
-async def test_somebody_else_writing_the_status_is_put_right(topology, cluster, broker, until) -> None:
+async def test_another_writers_status_is_overwritten(topology, cluster, broker, until) -> None:
     async with router(broker, cluster):
         cluster.segment("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32"))
         await until(lambda: "endpoint" in cluster.status("a1"))
         wrong = {**cluster.status("a1"), "endpoint": {"node": "elsewhere", "sid": "2001:db8::1"}}
-        cluster.put(VPC_ATTACHMENTS, "a1", "ns", status=wrong)
+        cluster.set(VPC_ATTACHMENTS, "a1", "ns", status=wrong)
         await until(lambda: cluster.status("a1")["endpoint"]["node"] == "n1")
 
 
@@ -636,14 +571,14 @@ async def test_an_event_of_a_vpc_costs_nothing_for_its_attachments(topology, clu
         registrations = controller.store.nodes
         before = registrations.set_attachment
         registrations.set_attachment = lambda name, attachment: (given.append(name), before(name, attachment))
-        vpc = cluster.objects["vpcs"]["ns", "blue"]
+        vpc = cluster.stored(VPCS, "blue", "ns")
         for endpoints in range(5):
-            cluster.put(VPCS, "blue", "ns", status={**vpc["status"], "endpoints": endpoints})
+            cluster.set(VPCS, "blue", "ns", status={**vpc["status"], "endpoints": endpoints})
         cluster.attach(2, "10.1.1.4/24")
         await until(lambda: given)
         await asyncio.sleep(0.05)
         assert given == ["ns/a2"]
-        cluster.put(VPCS, "blue", "ns", status={"identifier": "0000000004d3"})
+        cluster.set(VPCS, "blue", "ns", status={"identifier": "0000000004d3"})
         await until(lambda: sorted(given[1:]) == ["ns/a1", "ns/a2"])
 
 
@@ -655,7 +590,7 @@ async def test_an_attachment_whose_vpc_comes_later_is_known_then(topology, clust
         )
         await until(lambda: controller.idle)
         assert changes(broker) == []
-        cluster.put(
+        cluster.set(
             VPCS, "blue", "ns", spec={"networks": ["10.1.0.0/16"]}, status={"identifier": "0000000004d2"}
         )
         await until(lambda: changes(broker) == [(["10.1.1.1/32@n1"], [])])
