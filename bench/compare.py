@@ -106,9 +106,9 @@ BENCHES = (
     Bench(
         "startup.py 1 " + " ".join(PROGRAMS),
         tuple(
-            Figure(f"start of {name}, {what}", unit, columns(name, *words, "#"))
+            Figure(f"start of {name}, {quantity}", unit, columns(name, *words, "#"))
             for name in PROGRAMS
-            for what, unit, words in (
+            for quantity, unit, words in (
                 ("wall", "ms", ()),
                 ("processor", "ms", ("_", "ms")),
                 ("RSS", "MiB", ("_", "ms", "_", "ms")),

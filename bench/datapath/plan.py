@@ -22,7 +22,7 @@ BLOCK = IPv6Network("2001:db8:ff00::/40")
 async def main() -> None:
     given = json.loads(sys.argv[1])
     number, far = given["number"], 3 - given["number"]
-    prefixes = {one: IPv6Network(f"2001:db8:ff0{one}:100::/56") for one in (1, 2)}
+    prefixes = {number: IPv6Network(f"2001:db8:ff0{number}:100::/56") for number in (1, 2)}
     addresses = tuple(
         ip_interface(f"{PODS[family][number]}/{length}") for family, length in ((4, 24), (6, 64))
     )

@@ -186,7 +186,9 @@ async def install(kube: Kube) -> None:
 
 def _established(definition: dict[str, Any]) -> bool:
     conditions = (definition.get("status") or {}).get("conditions") or ()
-    return any(one["type"] == "Established" and one["status"] == "True" for one in conditions)
+    return any(
+        condition["type"] == "Established" and condition["status"] == "True" for condition in conditions
+    )
 
 
 async def _served(kube: Kube, resource: Resource) -> None:

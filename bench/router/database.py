@@ -175,19 +175,19 @@ def main() -> None:
         return
     repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     with temporary() as server:
-        for what, seconds in (("in one go", 0.0), ("over a second", 1.0)):
+        for title, seconds in (("in one go", 0.0), ("over a second", 1.0)):
             found = [asyncio.run(burst(fresh(server, "bench"), 1, seconds)) for _ in range(repeats)]
-            print(f"1,000 registrations {what}: {statistics.median(found):.3f} transactions each")
+            print(f"1,000 registrations {title}: {statistics.median(found):.3f} transactions each")
         for size in SIZES:
             store, empty, full = filled(size), [], []
             for _ in range(repeats):
                 url = fresh(server, "bench")
                 empty.append(asyncio.run(start(url, store, 1)))
                 full.append(asyncio.run(start(url, store, 2)))
-            for what, times in (("empty", empty), ("full", full)):
+            for title, times in (("empty", empty), ("full", full)):
                 seconds, stall = (statistics.median(column) for column in zip(*times, strict=True))
                 print(
-                    f"start with {size:,} routes, {what} database: {seconds:.2f} s, longest stall {stall:.3f} s"
+                    f"start with {size:,} routes, {title} database: {seconds:.2f} s, longest stall {stall:.3f} s"
                 )
             del store
         costs = []

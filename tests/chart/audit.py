@@ -62,16 +62,19 @@ def granted(objects: Iterable[dict[str, Any]], account: str) -> set[Right]:
     """The rights that the rendered roles give a ServiceAccount."""
     things = list(objects)
     roles = {
-        (thing["kind"], thing["metadata"].get("namespace", ""), thing["metadata"]["name"]): thing.get("rules")
-        or ()
-        for thing in things
-        if thing["kind"] in ("ClusterRole", "Role")
+        (
+            manifest["kind"],
+            manifest["metadata"].get("namespace", ""),
+            manifest["metadata"]["name"],
+        ): manifest.get("rules") or ()
+        for manifest in things
+        if manifest["kind"] in ("ClusterRole", "Role")
     }
     rights: set[Right] = set()
-    for thing in things:
-        if not thing["kind"].endswith("RoleBinding") or thing["subjects"][0]["name"] != account:
+    for manifest in things:
+        if not manifest["kind"].endswith("RoleBinding") or manifest["subjects"][0]["name"] != account:
             continue
-        reference, where = thing["roleRef"], thing["metadata"].get("namespace", "")
+        reference, where = manifest["roleRef"], manifest["metadata"].get("namespace", "")
         place = where if reference["kind"] == "Role" else ""
         for rule in roles[reference["kind"], place, reference["name"]]:
             rights |= {
@@ -86,8 +89,8 @@ def granted(objects: Iterable[dict[str, Any]], account: str) -> set[Right]:
 def asked(log: Path, user: str, verb: str, resource: str) -> bool:
     """Whether the user, of whatever kind, made such a request and was allowed."""
     return any(
-        (one.account, one.verb, one.resource, one.forbidden) == (user, verb, resource, False)
-        for one in requests(log)
+        (request.account, request.verb, request.resource, request.forbidden) == (user, verb, resource, False)
+        for request in requests(log)
     )
 
 
@@ -97,11 +100,11 @@ def refused(made: Sequence[Request], account: str) -> list[Request]:
     A slow API server refuses permitted requests until it has read a new role.
     """
     return [
-        one
-        for number, one in enumerate(made)
-        if one.account == account
-        and one.forbidden
-        and one._replace(forbidden=False, uri="")
+        request
+        for number, request in enumerate(made)
+        if request.account == account
+        and request.forbidden
+        and request._replace(forbidden=False, uri="")
         not in {later._replace(uri="") for later in made[number + 1 :]}
     ]
 
@@ -117,11 +120,11 @@ def covers(right: Right, request: Request) -> bool:
 
 def unused(rights: set[Right], made: Iterable[Request], account: str) -> set[Right]:
     """Rights that no request of the account needed."""
-    own = {one for one in made if one.account == account}
-    return {right for right in rights if not any(covers(right, one) for one in own)}
+    own = {request for request in made if request.account == account}
+    return {right for right in rights if not any(covers(right, request) for request in own)}
 
 
 def lacking(rights: set[Right], made: Iterable[Request], account: str) -> set[Request]:
     """Requests of the account that none of the rights is enough for."""
-    own = {one for one in made if one.account == account}
-    return {one for one in own if not any(covers(right, one) for right in rights)}
+    own = {request for request in made if request.account == account}
+    return {request for request in own if not any(covers(right, request) for right in rights)}

@@ -77,7 +77,7 @@ class Helm:
     ) -> list[dict[str, Any]]:
         """All objects."""
         text = self.render(values, *more, version=version, release=release)
-        return [thing for thing in yaml.load_all(text, yaml.CSafeLoader) if thing]
+        return [manifest for manifest in yaml.load_all(text, yaml.CSafeLoader) if manifest]
 
 
 def nested(path: str, value: Any) -> dict[str, Any]:

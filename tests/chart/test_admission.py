@@ -13,7 +13,9 @@ def configurations(helm: Helm, *values: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def webhooks(helm: Helm, *values: dict[str, Any]) -> list[dict[str, Any]]:
-    return [one for configuration in configurations(helm, *values) for one in configuration["webhooks"]]
+    return [
+        webhook for configuration in configurations(helm, *values) for webhook in configuration["webhooks"]
+    ]
 
 
 def extra(**variables: str) -> dict[str, Any]:
@@ -22,33 +24,35 @@ def extra(**variables: str) -> dict[str, Any]:
 
 
 def conditions(webhook: dict[str, Any]) -> dict[str, str]:
-    return {one["name"]: one["expression"] for one in webhook["matchConditions"]}
+    return {condition["name"]: condition["expression"] for condition in webhook["matchConditions"]}
 
 
 def test_every_webhook_fails_closed_in_time_and_hinders_no_deletion(helm: Helm) -> None:
     seconds = {"pods": 15, "pod-annotations": 5}
-    for one in webhooks(helm):
-        name = one["name"].partition(".")[0]
-        assert one["failurePolicy"] == ("Ignore" if name == "pod-annotations" else "Fail"), (
+    for webhook in webhooks(helm):
+        name = webhook["name"].partition(".")[0]
+        assert webhook["failurePolicy"] == ("Ignore" if name == "pod-annotations" else "Fail"), (
             "a warning may fail"
         )
-        assert one["timeoutSeconds"] == seconds.get(name, 10)
-        assert one["sideEffects"] == ("NoneOnDryRun" if one["name"].startswith("kinds.") else "None")
-        assert not any("DELETE" in rule["operations"] for rule in one["rules"])
-        if any("UPDATE" in rule["operations"] for rule in one["rules"]):
-            assert conditions(one)["stays"] == "!has(object.metadata.deletionTimestamp)"
+        assert webhook["timeoutSeconds"] == seconds.get(name, 10)
+        assert webhook["sideEffects"] == ("NoneOnDryRun" if webhook["name"].startswith("kinds.") else "None")
+        assert not any("DELETE" in rule["operations"] for rule in webhook["rules"])
+        if any("UPDATE" in rule["operations"] for rule in webhook["rules"]):
+            assert conditions(webhook)["stays"] == "!has(object.metadata.deletionTimestamp)"
 
 
 def test_the_policy_of_pods_is_a_value_and_that_of_others_is_none(helm: Helm) -> None:
-    for one in webhooks(helm, nested("webhook.podFailurePolicy", "Ignore")):
-        assert one["failurePolicy"] == ("Ignore" if one["name"].startswith(("pod", "services")) else "Fail")
+    for webhook in webhooks(helm, nested("webhook.podFailurePolicy", "Ignore")):
+        assert webhook["failurePolicy"] == (
+            "Ignore" if webhook["name"].startswith(("pod", "services")) else "Fail"
+        )
 
 
 def test_pods_of_two_namespaces_and_of_those_with_the_label_are_not_asked_about(helm: Helm) -> None:
-    pods = [one for one in webhooks(helm) if one["name"].startswith("pod")]
+    pods = [webhook for webhook in webhooks(helm) if webhook["name"].startswith("pod")]
     assert len(pods) == 3
-    for one in pods:
-        keys = {part["key"]: part["values"] for part in one["namespaceSelector"]["matchExpressions"]}
+    for webhook in pods:
+        keys = {part["key"]: part["values"] for part in webhook["namespaceSelector"]["matchExpressions"]}
         assert keys == {
             "galactic.datumapis.com/admission": ["ignore"],
             "kubernetes.io/metadata.name": ["kube-system", NAMESPACE],
@@ -59,8 +63,8 @@ def test_no_object_of_the_release_waits_for_the_webhooks(helm: Helm) -> None:
     """Or an installation would refuse itself, as no CA is entered before the webhooks run."""
     kinds = {manifest["kind"] for manifest in helm.objects() if manifest["kind"] not in KINDS}
     assert not kinds & {"VPC", "VPCAttachment", "NodeSegment"}
-    assert all("caBundle" not in one["clientConfig"] for one in webhooks(helm))
-    assert {one["clientConfig"]["service"]["namespace"] for one in webhooks(helm)} == {NAMESPACE}
+    assert all("caBundle" not in webhook["clientConfig"] for webhook in webhooks(helm))
+    assert {webhook["clientConfig"]["service"]["namespace"] for webhook in webhooks(helm)} == {NAMESPACE}
 
 
 @pytest.mark.parametrize(
@@ -72,14 +76,16 @@ def test_no_object_of_the_release_waits_for_the_webhooks(helm: Helm) -> None:
     ],
 )
 def test_the_webhooks_are_at_the_url_of_their_settings(helm: Helm, values: dict[str, Any]) -> None:
-    for one in webhooks(helm, values):
-        path = "mutate" if "reinvocationPolicy" in one else "validate"
-        assert one["clientConfig"] == {"url": f"https://[fd00::1]:9443/{path}"}
+    for webhook in webhooks(helm, values):
+        path = "mutate" if "reinvocationPolicy" in webhook else "validate"
+        assert webhook["clientConfig"] == {"url": f"https://[fd00::1]:9443/{path}"}
 
 
 def test_nodes_are_recognised_by_the_webhooks_settings(helm: Helm) -> None:
     def foreign(*values: dict[str, Any]) -> str:
-        (one,) = [one for one in webhooks(helm, *values) if one["name"].startswith("node-statuses.")]
+        (one,) = [
+            webhook for webhook in webhooks(helm, *values) if webhook["name"].startswith("node-statuses.")
+        ]
         return conditions(one)["is-of-another-node"]
 
     user, key = "request.userInfo.username", "'authentication.kubernetes.io/node-name'"
@@ -93,11 +99,11 @@ def test_nodes_are_recognised_by_the_webhooks_settings(helm: Helm) -> None:
 
 def test_cert_manager_enters_its_ca_and_the_webhooks_may_not(helm: Helm) -> None:
     mode = nested("webhook.certificate.mode", "cert-manager")
-    for one in configurations(helm, mode):
-        assert one["metadata"]["annotations"] == {
+    for configuration in configurations(helm, mode):
+        assert configuration["metadata"]["annotations"] == {
             "cert-manager.io/inject-ca-from": f"{NAMESPACE}/galactic-webhook"
         }
-    assert all("annotations" not in one["metadata"] for one in configurations(helm))
+    assert all("annotations" not in configuration["metadata"] for configuration in configurations(helm))
     for values, verbs in (({}, ["get", "update"]), (mode, ["get"])):
         (role,) = [
             manifest

@@ -99,7 +99,7 @@ def test_the_log_is_read_as_the_api_server_writes_it(tmp_path: Path) -> None:
     discovery = {"verb": "get", "requestURI": "/api", "user": {"username": "u"}}
     log = tmp_path / "log"
     begun = json.dumps(event)[:20]
-    log.write_text("".join(f"{json.dumps(one)}\n" for one in (discovery, event, event)) + begun)
+    log.write_text("".join(f"{json.dumps(line)}\n" for line in (discovery, event, event)) + begun)
     assert len(audit.lines(log)) == 3
     (one,) = audit.requests(log, 2)
     assert one == Request(ACCOUNT, "patch", "", "pods/status", "p", "tenant", True, "/apis/x")

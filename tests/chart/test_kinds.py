@@ -7,8 +7,8 @@ from galactic.crds.schema import KINDS, definition
 
 def test_the_kinds_are_those_of_the_models(helm: Helm) -> None:
     rendered = {
-        thing["spec"]["names"]["kind"]: thing["spec"]
-        for thing in helm.objects()
-        if thing["kind"] == "CustomResourceDefinition"
+        manifest["spec"]["names"]["kind"]: manifest["spec"]
+        for manifest in helm.objects()
+        if manifest["kind"] == "CustomResourceDefinition"
     }
     assert rendered == {kind.KIND: definition(kind)["spec"] for kind in KINDS}

@@ -224,13 +224,13 @@ def test_install_and_upgrade_from_the_previous_version(release: Release, helm: H
     assert has_token(lab)
     assert kept(lab) == before
     stored = {
-        (thing["kind"], thing["metadata"]["name"])
-        for thing in yaml.safe_load_all(release.run("get", "manifest", "galactic"))
+        (manifest["kind"], manifest["metadata"]["name"])
+        for manifest in yaml.safe_load_all(release.run("get", "manifest", "galactic"))
     }
     assert stored == {
-        (thing["kind"], thing["metadata"]["name"])
-        for thing in helm.objects(VALUES)
-        if "helm.sh/hook" not in thing["metadata"].get("annotations", {})
+        (manifest["kind"], manifest["metadata"]["name"])
+        for manifest in helm.objects(VALUES)
+        if "helm.sh/hook" not in manifest["metadata"].get("annotations", {})
     }
     for kind, name in stored:
         lab.kubectl("get", kind, name, "-n", "default" if name.endswith("-kubernetes") else NAMESPACE)
@@ -264,9 +264,9 @@ def test_no_pod_waits_for_the_brokers_secrets(release: Release) -> None:
 
 def test_every_field_was_one_that_the_api_server_knows(release: Release, helm: Helm) -> None:
     kinds = Kinds(json.loads(release.lab.kubectl("get", "--raw", "/openapi/v2")))
-    for thing in helm.objects(VALUES):
-        if thing["kind"] != "CustomResourceDefinition":
-            assert not kinds.problems(thing)
+    for manifest in helm.objects(VALUES):
+        if manifest["kind"] != "CustomResourceDefinition":
+            assert not kinds.problems(manifest)
 
 
 def test_a_second_installation_is_refused(release: Release) -> None:
@@ -619,10 +619,12 @@ def test_it_may_do_what_it_does_and_no_more(release: Release, helm: Helm, compon
     made = release.requests()
     seldom = rights - needed  # refused once, before a role is in force, they may not be used again here
     refused = audit.refused(made, account)
-    assert not [one for one in refused if not any(audit.covers(right, one) for right in seldom)]
+    assert not [request for request in refused if not any(audit.covers(right, request) for right in seldom)]
     assert not audit.lacking(rights, made, account)
     for right in needed:
-        missed = {(one.verb, one.resource) for one in audit.lacking(rights - {right}, made, account)}
+        missed = {
+            (request.verb, request.resource) for request in audit.lacking(rights - {right}, made, account)
+        }
         assert missed == {(right.verb, right.resource)}, "without it nothing would have been noticed"
 
 
@@ -758,7 +760,9 @@ def publishes_addresses(release: Release) -> None:
     )
 
     def endpoints() -> list[dict[str, Any]]:
-        return [one for endpoint_slice in lab.get(*ours)["items"] for one in endpoint_slice["endpoints"]]
+        return [
+            endpoint for endpoint_slice in lab.get(*ours)["items"] for endpoint in endpoint_slice["endpoints"]
+        ]
 
     (first,) = eventually("its address is published", endpoints)
     assert not first["conditions"]["ready"], "there is no kubelet"

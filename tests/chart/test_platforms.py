@@ -38,9 +38,9 @@ def test_every_values_file_is_rendered_and_an_api_server_knows_every_field(
     plain, objects = helm.objects(), helm.objects({}, f"--values={path}")
     assert objects == helm.objects(values)
     assert objects != plain, "it is needed"
-    for thing in objects:
-        if thing["kind"] != "CustomResourceDefinition":
-            assert not kinds.problems(thing)
+    for manifest in objects:
+        if manifest["kind"] != "CustomResourceDefinition":
+            assert not kinds.problems(manifest)
     assert f"examples/values/{path.name}" in PAGE
 
 
@@ -121,9 +121,9 @@ def test_a_namespace_that_keeps_the_nodes_pods_away_is_refused(lab: Lab, helm: H
         manifest for manifest in helm.objects() if manifest["kind"] in ("Deployment", "StatefulSet", "Job")
     ]
     assert len(others) == 5
-    for thing in others:
-        spec = thing["spec"]["template"]["spec"] | {"serviceAccountName": "galactic-node"}
-        assert not server.dry_run(pod | {"spec": spec}), thing["metadata"]["name"]
+    for manifest in others:
+        spec = manifest["spec"]["template"]["spec"] | {"serviceAccountName": "galactic-node"}
+        assert not server.dry_run(pod | {"spec": spec}), manifest["metadata"]["name"]
     lab.kubectl("label", "namespace", guarded, "--overwrite", f"{LEVEL}=privileged")
     lab.kubectl("delete", "serviceaccount", "galactic-node", "-n", guarded)
     assert "galactic-node" in helm.run(*dry, KUBECONFIG=config)

@@ -42,14 +42,14 @@ def test_whatever_the_schema_allows_is_accepted(helm: Helm, server: Server, kind
     for seed in range(first, first + BATCH):
         random = Random(seed)
         place = f"--namespace={random.choice(NAMESPACES)}"
-        for thing in helm.objects(values(random), place, release=random.choice(RELEASES)):
-            if thing["apiVersion"] in FOREIGN:
+        for manifest in helm.objects(values(random), place, release=random.choice(RELEASES)):
+            if manifest["apiVersion"] in FOREIGN:
                 continue
-            if thing["kind"] != "CustomResourceDefinition":
-                assert not kinds.problems(thing), (seed, thing["metadata"]["name"])
-            if "namespace" in thing["metadata"]:
-                thing["metadata"]["namespace"] = "default"  # always there, unlike ours
-            assert not server.problem(thing), f"seed {seed}\n{yaml.safe_dump(thing)}"
+            if manifest["kind"] != "CustomResourceDefinition":
+                assert not kinds.problems(manifest), (seed, manifest["metadata"]["name"])
+            if "namespace" in manifest["metadata"]:
+                manifest["metadata"]["namespace"] = "default"  # always there, unlike ours
+            assert not server.problem(manifest), f"seed {seed}\n{yaml.safe_dump(manifest)}"
 
 
 def test_a_field_that_does_not_exist_would_be_seen(helm: Helm, server: Server, kinds: Kinds) -> None:
@@ -71,7 +71,7 @@ def test_helm_3_renders_the_same(helm: Helm, helm3: Helm, namespace: str) -> Non
 
 
 def test_lint_finds_nothing(helm: Helm, helm3: Helm) -> None:
-    for one in (helm, helm3):
-        assert "0 chart(s) failed" in one.run("lint", "--strict", str(CHART))
+    for program in (helm, helm3):
+        assert "0 chart(s) failed" in program.run("lint", "--strict", str(CHART))
     with pytest.raises(Refused):
         helm.run("lint", str(CHART), "--set=nope=1")

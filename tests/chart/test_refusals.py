@@ -117,9 +117,9 @@ CASES = [
     pytest.param(nested("mqtt.router.username", "u"), "mqtt router username", id="user-at-our-own-broker"),
     *(
         pytest.param(
-            nested(f"mqtt.{what}", value), f"mqtt {what.replace('.', ' ')}", id=f"{what}-at-our-own-broker"
+            nested(f"mqtt.{name}", value), f"mqtt {name.replace('.', ' ')}", id=f"{name}-at-our-own-broker"
         )
-        for what, value in (
+        for name, value in (
             ("node.username", "u"),
             ("node.passwordSecret.name", "p"),
             ("node.certificateHostPath", "/c"),

@@ -36,13 +36,13 @@ def test_no_role_has_wildcards_or_leads_to_more(helm: Helm, values: dict[str, ob
 def test_each_component_has_an_account_of_its_own(helm: Helm, values: dict[str, object]) -> None:
     objects = helm.objects(values)
     accounts = {manifest["metadata"]["name"] for manifest in objects if manifest["kind"] == "ServiceAccount"}
-    for thing in objects:
-        if thing["kind"] in ("Deployment", "StatefulSet", "DaemonSet", "Job"):
-            pod = thing["spec"]["template"]["spec"]
-            assert pod["serviceAccountName"] == thing["metadata"]["name"]
+    for manifest in objects:
+        if manifest["kind"] in ("Deployment", "StatefulSet", "DaemonSet", "Job"):
+            pod = manifest["spec"]["template"]["spec"]
+            assert pod["serviceAccountName"] == manifest["metadata"]["name"]
             assert pod["serviceAccountName"] in accounts
-        if thing["kind"].endswith("RoleBinding"):
-            (subject,) = thing["subjects"]
+        if manifest["kind"].endswith("RoleBinding"):
+            (subject,) = manifest["subjects"]
             assert subject["name"] in accounts
 
 

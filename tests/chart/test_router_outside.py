@@ -48,7 +48,7 @@ def test_the_settings_file(tmp_path: Path, admissions: Path) -> None:
 
 def test_the_container(admissions: Path) -> None:
     given = unit("galactic-router.container")
-    variables = dict(one.split("=", 1) for one in given["Environment"])
+    variables = dict(assignment.split("=", 1) for assignment in given["Environment"])
     secret = PASSWORD | {"GALACTIC_DATABASE_URL": "postgresql://u:p@h/d"}
     assert understood([], **variables, **secret) == variables["GALACTIC_MQTT_URL"]
     assert variables["GALACTIC_ADMISSIONS"] in given["Volume"][0].split(":")

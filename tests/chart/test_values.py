@@ -393,9 +393,9 @@ def test_a_variable_by_its_old_name_replaces_the_charts(
         if manifest["kind"] == "DaemonSet"
     )
     (container,) = daemonset["spec"]["template"]["spec"]["containers"]
-    variables = [(one["name"], one.get("value")) for one in container["env"]]
+    variables = [(variable["name"], variable.get("value")) for variable in container["env"]]
     names = ("GALACTIC_GUARD", "GALACTIC_DROP_EXTERNAL_SIDS")
-    assert sorted(one for one in variables if one[0] in names) == sorted(expected.items())
+    assert sorted(variable for variable in variables if variable[0] in names) == sorted(expected.items())
 
 
 @pytest.mark.parametrize(
@@ -415,7 +415,7 @@ def test_a_node_serves_its_metrics_at_one_address(
         if manifest["kind"] == "DaemonSet"
     )
     (container,) = daemonset["spec"]["template"]["spec"]["containers"]
-    variables = {one["name"]: one.get("value") for one in container["env"]}
+    variables = {variable["name"]: variable.get("value") for variable in container["env"]}
     assert variables["GALACTIC_METRICS_ADDRESS"] == address
     assert container["readinessProbe"]["httpGet"].get("host") == host
 
@@ -429,7 +429,7 @@ def test_webhooks_on_the_network_of_their_host_serve_metrics_at_its_address(helm
             if (manifest["kind"], manifest["metadata"]["name"]) == ("Deployment", "galactic-webhook")
         )
         (container,) = webhook["spec"]["template"]["spec"]["containers"]
-        assert ("GALACTIC_METRICS_ADDRESS" in {one["name"] for one in container["env"]}) is on_host
+        assert ("GALACTIC_METRICS_ADDRESS" in {variable["name"] for variable in container["env"]}) is on_host
 
 
 def test_without_the_check_for_multus_nothing_is_mounted(helm: Helm) -> None:
@@ -461,7 +461,7 @@ def test_the_job_of_uninstall_reports_its_obstacle_before_its_deadline(
     helm: Helm, seconds: int | None, patience: int
 ) -> None:
     values = {} if seconds is None else nested("uninstall.timeoutSeconds", seconds)
-    (job,) = (thing for thing in helm.objects(values) if thing["kind"] == "Job")
+    (job,) = (manifest for manifest in helm.objects(values) if manifest["kind"] == "Job")
     deadline = job["spec"]["activeDeadlineSeconds"]
     (container,) = job["spec"]["template"]["spec"]["containers"]
     assert f"--patience={patience}" in container["args"]

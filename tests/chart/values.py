@@ -96,7 +96,7 @@ def _parsed(pattern: str) -> Any:
 def _accepted(members: str) -> list[str]:
     """The characters of a class."""
     accepted = re.compile(members)
-    return [one for one in PRINTABLE if accepted.fullmatch(one)]
+    return [character for character in PRINTABLE if accepted.fullmatch(character)]
 
 
 def _matching(random: Random, tree: Any) -> str:
@@ -106,7 +106,9 @@ def _matching(random: Random, tree: Any) -> str:
             case kinds.LITERAL:
                 result += chr(value)
             case kinds.NOT_LITERAL | kinds.ANY:
-                result += random.choice([one for one in PRINTABLE if kind is kinds.ANY or one != chr(value)])
+                result += random.choice(
+                    [character for character in PRINTABLE if kind is kinds.ANY or character != chr(value)]
+                )
             case kinds.IN:
                 result += random.choice(_accepted(_source(value)))
             case kinds.BRANCH:
@@ -154,7 +156,9 @@ def networks(random: Random, values: dict[str, Any]) -> None:
     taken: list[IPv6Network] = []
     for node in list(values.get("segments", {})):
         drawn_ones = (inside(random, space, 64) for _ in range(TRIES))
-        free = (one for one in drawn_ones if not any(one.overlaps(other) for other in taken))
+        free = (
+            candidate for candidate in drawn_ones if not any(candidate.overlaps(other) for other in taken)
+        )
         if prefix := next(free, None):
             taken.append(prefix)
             values["segments"][node] = text(prefix)
@@ -198,8 +202,8 @@ def values(random: Random) -> dict[str, Any]:  # noqa: C901, PLR0912, PLR0915 - 
         result["mqtt"] = {key: value for key, value in mqtt.items() if key == "base"}
         result.get("broker", {})["enabled"] = True
     nodes_at_the_broker(mqtt, url)
-    for who in ("node", "router"):
-        client = mqtt.get(who, {})
+    for role in ("node", "router"):
+        client = mqtt.get(role, {})
         if not url.startswith(("mqtts://", "wss://")):
             client.pop("certificateHostPath", None)
             client.pop("certificateSecret", None)

@@ -98,7 +98,7 @@ def missing(expected: tuple[str, ...], printed: str) -> str | None:
     lines = iter(printed.split("\n"))
     for line in expected:
         pattern = r"\s+".join(".*".join(map(re.escape, word.split("…"))) for word in line.split())
-        if not any(re.fullmatch(pattern, one.strip()) for one in lines):
+        if not any(re.fullmatch(pattern, line.strip()) for line in lines):
             return line
     return None
 

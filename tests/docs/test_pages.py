@@ -85,11 +85,11 @@ def manifests() -> list[Any]:
 
 @pytest.mark.parametrize("block", manifests())
 def test_manifests_are_valid(block: Block) -> None:
-    for thing in yaml.safe_load_all(block.text):
-        if kind := KINDS.get(thing["kind"]):
-            kind.model_validate(thing)
-        if thing["kind"] == Vpc.KIND and block.page.name != "api.md":
-            parse_networks(thing["spec"]["networks"], IPv6Network("2001:db8:ff00::/40"))
+    for manifest in yaml.safe_load_all(block.text):
+        if kind := KINDS.get(manifest["kind"]):
+            kind.model_validate(manifest)
+        if manifest["kind"] == Vpc.KIND and block.page.name != "api.md":
+            parse_networks(manifest["spec"]["networks"], IPv6Network("2001:db8:ff00::/40"))
 
 
 def test_the_refused_manifest_is_invalid() -> None:

@@ -50,7 +50,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Notes the logs' lengths: lines written before are not this story's."""
     labs = item.config.stash.get(LABS, {})
-    item.config.stash[BEGAN] = {name: witnesses.positions(one) for name, one in labs.items()}
+    item.config.stash[BEGAN] = {name: witnesses.positions(lab) for name, lab in labs.items()}
 
 
 @pytest.hookimpl(wrapper=True)
@@ -58,8 +58,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     """Appends the labs' state to a failed story's report: a reader may have nothing but this text."""
     report = yield
     if report.failed:
-        for name, one in item.config.stash.get(LABS, {}).items():
-            report.sections.append((f"lab {name}", witnesses.testimony(one, item.config.stash[BEGAN][name])))
+        for name, lab in item.config.stash.get(LABS, {}).items():
+            report.sections.append((f"lab {name}", witnesses.testimony(lab, item.config.stash[BEGAN][name])))
     return report
 
 

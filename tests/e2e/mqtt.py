@@ -65,9 +65,9 @@ class Recorder:
     def claims(self) -> list[dict[str, Any]]:
         """The claims to leadership in their order, without repetitions. Term 0 is a router's last will."""
         payloads = [
-            one.payload
-            for one in self.messages
-            if one.topic == LEADER and one.payload and one.payload["term"]
+            message.payload
+            for message in self.messages
+            if message.topic == LEADER and message.payload and message.payload["term"]
         ]
         return [payload for number, payload in enumerate(payloads) if payload not in payloads[:number]]
 

@@ -56,7 +56,7 @@ class Node:
     def second_interface(self) -> None:
         slot = self._free()
         # (not in a VPC that it is in already: both interfaces would lead to the same networks)
-        taken_by = {number for (number, _), one in self.attached.items() if slot and one[0] == slot[0]}
+        taken_by = {number for (number, _), slot_ in self.attached.items() if slot and slot_[0] == slot[0]}
         containers = sorted({number for number, _ in self.attached} - taken_by)
         if slot and containers:
             number = self._chance.choice(containers)

@@ -162,8 +162,8 @@ class Tenant:
 
     def apply(self, *objects: dict[str, Any]) -> None:
         """Applies manifests in the namespace."""
-        for thing in objects:
-            thing.setdefault("metadata", {}).setdefault("namespace", self.namespace)
+        for manifest in objects:
+            manifest.setdefault("metadata", {}).setdefault("namespace", self.namespace)
         items = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
         self.lab.kubectl("apply", "-f", "-", stdin=json.dumps(items))
 

@@ -66,7 +66,7 @@ def thief(tenant: Tenant, name: str, networks: str, node: str = "node-3") -> Non
 
 def event(tenant: Tenant, reason: str, text: str) -> bool:
     events = tenant.lab.get("events", "-n", tenant.namespace)["items"]
-    return any(one["reason"] == reason and text in one["message"] for one in events)
+    return any(event["reason"] == reason and text in event["message"] for event in events)
 
 
 def findings(lab: Lab, about: str = "") -> list[dict[str, str]]:
@@ -166,7 +166,7 @@ def test_a_node_that_was_taken_over_takes_no_traffic(blue: Tenant, lab: Lab) -> 
 
 def entitled(lab: Lab, node: str) -> str:
     conditions = lab.get("nseg", node)["status"]["conditions"]
-    return str(next(one["status"] for one in conditions if one["type"] == "Entitled"))
+    return str(next(condition["status"] for condition in conditions if condition["type"] == "Entitled"))
 
 
 @pytest.fixture(scope="module")

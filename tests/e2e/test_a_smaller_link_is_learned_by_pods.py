@@ -151,7 +151,7 @@ def findings(lab: Lab, node: str) -> str:
     argv = [str(program), "status", "-o", "json", "--kubeconfig", str(lab.kubeconfig)]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=600, check=False)
     about = json.loads(done.stdout)["findings"]
-    return json.dumps([one for one in about if one["about"] == f"NodeSegment {node}"])
+    return json.dumps([finding for finding in about if finding["about"] == f"NodeSegment {node}"])
 
 
 def named(lab: Lab) -> bool:

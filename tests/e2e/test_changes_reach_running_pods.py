@@ -114,6 +114,7 @@ def declined(tenant: Tenant, name: str) -> bool:
     """Whether the attachment's condition names networks that it did not accept."""
     conditions = tenant.attachment(name)["status"]["conditions"]
     return any(
-        (one["type"], one["status"]) == ("NetworksAccepted", "False") and str(SERVICES) in one["message"]
-        for one in conditions
+        (condition["type"], condition["status"]) == ("NetworksAccepted", "False")
+        and str(SERVICES) in condition["message"]
+        for condition in conditions
     )

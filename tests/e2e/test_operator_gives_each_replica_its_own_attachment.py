@@ -113,9 +113,9 @@ def test_an_attachment_of_this_kind_waits_for_its_pod(blue: Tenant) -> None:
     messages = eventually(
         "condition Deleting names the pod",
         lambda: [
-            one["message"]
-            for one in blue.attachment(name)["status"]["conditions"]
-            if one["type"] == "Deleting"
+            condition["message"]
+            for condition in blue.attachment(name)["status"]["conditions"]
+            if condition["type"] == "Deleting"
         ],
     )
     assert f"waits for pod {blue.namespace}/web-" in messages[0]

@@ -201,10 +201,10 @@ def kernel(lab: Lab, pods: dict[str, list[str]]) -> dict[str, set[str]]:
             for link in ours
         },
         "addresses": {
-            words(one, "family", "local", "prefixlen", "scope", device=device["ifname"])
+            words(address, "family", "local", "prefixlen", "scope", device=device["ifname"])
             for device in addresses
-            for one in device.get("addr_info", ())
-            if device["ifname"] in {link["ifname"] for link in ours} and given(one)
+            for address in device.get("addr_info", ())
+            if device["ifname"] in {link["ifname"] for link in ours} and given(address)
         },
         "rules": {words(rule) for rule in (*rules_4, *rules_6)},
         "routes": {
@@ -223,10 +223,10 @@ def kernel(lab: Lab, pods: dict[str, list[str]]) -> dict[str, set[str]]:
     for number, pod in enumerate(pods):
         devices, four, six = inside[number * 3 : number * 3 + 3]
         found[pod] = {words(route) for route in (*four, *six) if route.get("protocol") != "kernel"} | {
-            words(one, "family", "local", "prefixlen", device=device["ifname"], mtu=device["mtu"])
+            words(address, "family", "local", "prefixlen", device=device["ifname"], mtu=device["mtu"])
             for device in devices
-            for one in device.get("addr_info", ())
-            if device["ifname"] in pods[pod] and given(one)
+            for address in device.get("addr_info", ())
+            if device["ifname"] in pods[pod] and given(address)
         }
     return found
 

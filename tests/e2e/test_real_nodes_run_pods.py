@@ -204,7 +204,7 @@ def condition(tenant: Tenant, name: str, kind: str) -> dict[str, Any]:
 
 def long_ago(lab: Lab, tenant: Tenant, name: str, kind: str) -> None:
     """As if the condition had been so for a year."""
-    kinds = [one["type"] for one in tenant.attachment(name)["status"]["conditions"]]
+    kinds = [condition["type"] for condition in tenant.attachment(name)["status"]["conditions"]]
     path = f"/status/conditions/{kinds.index(kind)}/lastTransitionTime"
     patch = [{"op": "replace", "path": path, "value": "2020-01-01T00:00:00Z"}]
     command = ("patch", "vpca", "-n", tenant.namespace, name, "--subresource=status", "--type=json")

@@ -71,7 +71,7 @@ def test_shapes(tenants: Callable[..., Tenant]) -> None:
     for name, (_, *interfaces) in PODS.items():
         shown = blue.run(name, ["ip", "-br", "address"])
         for number, (_, *addresses) in enumerate(interfaces):
-            (line,) = (one for one in shown.splitlines() if one.startswith(f"galactic{number}@"))
+            (line,) = (line for line in shown.splitlines() if line.startswith(f"galactic{number}@"))
             assert {word for word in line.split() if not word.startswith("fe80:")} >= set(addresses)
 
 

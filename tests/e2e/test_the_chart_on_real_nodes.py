@@ -83,7 +83,7 @@ def restarted(lab: Lab) -> set[str]:
     return {
         uid
         for uid, pod in pods(lab).items()
-        if any(one["restartCount"] for one in pod["status"].get("containerStatuses") or ())
+        if any(container["restartCount"] for container in pod["status"].get("containerStatuses") or ())
     }
 
 

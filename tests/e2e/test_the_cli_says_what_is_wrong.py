@@ -335,8 +335,9 @@ def test_all_routers_are_away(cli: Cli, lab: Lab, tenant: Tenant, stopped: Calla
     eventually(
         "the operator has read the routers' Lease",
         lambda: any(
-            (one.account, one.verb, f"{one.resource}/{one.name}") == ("galactic-operator", *right)
-            for one in audit.requests(lab.state.audit)
+            (request.account, request.verb, f"{request.resource}/{request.name}")
+            == ("galactic-operator", *right)
+            for request in audit.requests(lab.state.audit)
         ),
     )
     routes = json.loads(cli.run("routes", f"{tenant.namespace}/vpc", "-o", "json", ok=(3,)))

@@ -160,7 +160,8 @@ def contexts(**labs: Lab) -> dict[str, Any]:
     files = {name: json.loads(lab.kubeconfig.read_text()) for name, lab in labs.items()}
     chosen = [{"name": name, "context": file["contexts"][0]["context"]} for name, file in files.items()]
     both = {
-        kind: [thing for file in files.values() for thing in file[kind]] for kind in ("clusters", "users")
+        kind: [manifest for file in files.values() for manifest in file[kind]]
+        for kind in ("clusters", "users")
     }
     return {"apiVersion": "v1", "kind": "Config", "contexts": chosen, **both}
 

@@ -46,10 +46,13 @@ def earlier_configurations(lab: Lab) -> None:
     """
     text = rbac.rendered(lab.assets.helm, helm_release.chart(), lab.assets.version, "admission")
     authorities = lab.get("secret", "galactic-webhook", "-n", NAMESPACE)["data"]["ca.crt"]
-    things = [thing for thing in yaml.safe_load_all(text) if thing]
-    for thing in things:
-        thing["metadata"] = {"name": "galactic-webhook", "labels": {"app.kubernetes.io/part-of": "galactic"}}
-        for webhook in thing["webhooks"]:
+    things = [manifest for manifest in yaml.safe_load_all(text) if manifest]
+    for manifest in things:
+        manifest["metadata"] = {
+            "name": "galactic-webhook",
+            "labels": {"app.kubernetes.io/part-of": "galactic"},
+        }
+        for webhook in manifest["webhooks"]:
             webhook["clientConfig"]["caBundle"] = authorities
     listed = {"apiVersion": "v1", "kind": "List", "items": things}
     lab.kubectl("apply", "-f", "-", stdin=json.dumps(listed))

@@ -94,10 +94,10 @@ def test_no_request_fails_while_certificates_change(
     lab = control_plane
     (namespace,) = spaces("rotating")
     lab.kubectl("apply", "-f", "-", stdin=json.dumps(aged()))
-    hooks = [one for one in yaml.safe_load_all(configurations(lab)) if one]
-    for one in hooks:
-        one["metadata"]["name"] = NAME
-        for webhook in one["webhooks"]:
+    hooks = [configuration for configuration in yaml.safe_load_all(configurations(lab)) if configuration]
+    for configuration in hooks:
+        configuration["metadata"]["name"] = NAME
+        for webhook in configuration["webhooks"]:
             path = webhook["clientConfig"]["url"].rpartition("/")[2]
             webhook["clientConfig"]["url"] = f"{URL}/{path}"
     variables = [f"{key}={value}" for key, value in hasty(lab.state).items()]

@@ -110,14 +110,15 @@ def agreed(world: World, blue: Tenant, vpc: str) -> None:
     pods = [place.pod for place in world.places.values()]
     eventually("the API server is back", lambda: lab.kubectl("get", "--raw", "/readyz", check=False) == "ok")
     blue.wait_for_pods(*pods)
-    for what, holders in (
+    for source, holders in (
         ("segments", lambda: attached(lab, vpc)),
         ("retained", lambda: retained_routes(lab, vpc)),
         ("statuses", lambda: recorded(blue)),
         ("database", lambda: written(lab, vpc)),
     ):
         eventually(
-            f"{what} say where the pods are", lambda holders=holders: placed(holders()) == where(world, blue)
+            f"{source} say where the pods are",
+            lambda holders=holders: placed(holders()) == where(world, blue),
         )
     routes = eventually(
         "all say the very same",

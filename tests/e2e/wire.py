@@ -76,8 +76,11 @@ def marks_of(listening: socket.socket) -> Iterator[str]:
 
 def exchange(request: dict[str, Any]) -> dict[str, Any]:
     """Listens, sends, and goes on listening until everything expected has come."""
-    listeners = {name: listener(what) for name, what in request["listen"].items()}
-    senders = {(one["netns"], one["device"]): sender(one["netns"], one["device"]) for one in request["send"]}
+    listeners = {name: listener(where) for name, where in request["listen"].items()}
+    senders = {
+        (frame["netns"], frame["device"]): sender(frame["netns"], frame["device"])
+        for frame in request["send"]
+    }
     counts = {name: Counter[str]() for name in listeners}
     names = {made: name for name, made in listeners.items()}
 
@@ -85,16 +88,16 @@ def exchange(request: dict[str, Any]) -> dict[str, Any]:
         for made in select.select(list(names), [], [], seconds)[0]:
             counts[names[made]].update(marks_of(made))
 
-    for one in request["first"]:
-        with inside(one["netns"]):
-            subprocess.run(one["argv"], check=True)
+    for command in request["first"]:
+        with inside(command["netns"]):
+            subprocess.run(command["argv"], check=True)
 
     def send(marks: set[str] | None = None) -> float:
         """All, or those with these marks; returns when."""
-        for one in request["send"]:
-            frame = bytes.fromhex(one["frame"])
+        for frame_ in request["send"]:
+            frame = bytes.fromhex(frame_["frame"])
             if marks is None or not marks.isdisjoint(map(bytes.decode, MARK.findall(frame))):
-                senders[one["netns"], one["device"]].send(frame)
+                senders[frame_["netns"], frame_["device"]].send(frame)
                 listen(0)
         return time.monotonic()
 
@@ -135,9 +138,9 @@ def device_address(netns: str, device: str) -> str:
 def main() -> None:
     request = json.load(sys.stdin)
     if "addresses" in request:
-        json.dump([device_address(*one) for one in request["addresses"]], sys.stdout)
+        json.dump([device_address(*end) for end in request["addresses"]], sys.stdout)
     elif "connect" in request:
-        json.dump([connect(one) for one in request["connect"]], sys.stdout)
+        json.dump([connect(target) for target in request["connect"]], sys.stdout)
     else:
         json.dump(exchange(request), sys.stdout)
 

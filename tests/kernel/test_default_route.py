@@ -109,7 +109,8 @@ def world(sh):
 def reached(sh, pod, *addresses):
     """Those that answer; all are asked at the same time."""
     asking = "".join(
-        f"(ping -n -c2 -i0.2 -W1 {one} | grep -q ' 0 received' || echo {one}) & " for one in addresses
+        f"(ping -n -c2 -i0.2 -W1 {address} | grep -q ' 0 received' || echo {address}) & "
+        for address in addresses
     )
     return set(sh(pod, f"{asking} wait").split())
 

@@ -129,7 +129,10 @@ def test_rejections_of_every_reason_are_counted_from_zero() -> None:
 def test_the_lab_is_scraped_with_the_labels_of_the_charts_monitors() -> None:
     jobs = {job["job_name"]: job for job in prometheus.targets(State("any", nodes=2, routers=2))}
     assert set(jobs) == {f"galactic-{name}" for name in ("operator", "webhook", "router", "node")}
-    assert [one["labels"]["node"] for one in jobs["galactic-node"]["static_configs"]] == ["node-1", "node-2"]
+    assert [config["labels"]["node"] for config in jobs["galactic-node"]["static_configs"]] == [
+        "node-1",
+        "node-2",
+    ]
     assert len(jobs["galactic-router"]["static_configs"]) == 2
 
 

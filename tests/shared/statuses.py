@@ -22,13 +22,13 @@ def vpcattachment(
         "configuration": {
             "vpc": vpc_hex(from_base62(config["vpc"])),
             "networks": list(config["networks"]),
-            "terminations": [dict(one) for one in config["terminations"]],
-            "routes": [one["destination"] for one in config["routes"]],
+            "terminations": [dict(termination) for termination in config["terminations"]],
+            "routes": [route["destination"] for route in config["routes"]],
             "mtu": config["mtu"],
         },
     }
     if carriers is not None:
-        status["carriers"] = [dict(one) for one in carriers]
+        status["carriers"] = [dict(entry) for entry in carriers]
     return {
         "metadata": {"namespace": namespace, "name": name, "resourceVersion": version},
         "spec": {"vpc": {"name": "blue"}},

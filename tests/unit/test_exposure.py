@@ -76,6 +76,6 @@ def test_a_nodes_condition_has_it(problem: str | None, status: bool) -> None:
     kubernetes: Any = SimpleNamespace(fallback_vpcs=0, certificate_problem=None, statuses_problem=None)
     store: Any = SimpleNamespace(node=SimpleNamespace(prefix="2001:db8::/56"))
     report = StatusReport(store, host, session, kubernetes, SimpleNamespace())  # type: ignore[arg-type]
-    (found,) = [one for one in report._conditions() if one.type == "PasswordEncrypted"]
+    (found,) = [condition for condition in report._conditions() if condition.type == "PasswordEncrypted"]
     assert found.status == status
     assert found.message == (problem or "no password is sent to the broker unencrypted")

@@ -80,9 +80,9 @@ class RecordedPlane:
 
     def endpoints(self) -> set[tuple]:
         return {
-            (vpc, who.function, path.origin.node, path.attachment, path.networks, path.epoch)
+            (vpc, attachment.function, path.origin.node, path.attachment, path.networks, path.epoch)
             for vpc, table in self.store.tables.snapshot().items()
-            for who, path in table.endpoints.items()
+            for attachment, path in table.endpoints.items()
         }
 
 

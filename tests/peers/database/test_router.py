@@ -49,7 +49,8 @@ def register(broker: MemoryBroker, node: int, sequence: int, *endpoints: object)
 def changes(broker: MemoryBroker) -> list[tuple[list[str], list[str]]]:
     messages = [decode(Changes, payload) for topic, payload, _ in broker.published if topic == CHANGES]
     return [
-        (sorted(f"{route.network}@{route.node}" for route in one.set), list(one.delete)) for one in messages
+        (sorted(f"{route.network}@{route.node}" for route in message.set), list(message.delete))
+        for message in messages
     ]
 
 

@@ -33,7 +33,8 @@ def trusts(trusted: Bundle, served: Bundle, now: datetime) -> bool:
         except Exception:  # noqa: BLE001, S112 - whatever it is called, it is not the issuer
             continue
         return all(
-            one.not_valid_before_utc <= now < one.not_valid_after_utc for one in (certificate, authority)
+            valid.not_valid_before_utc <= now < valid.not_valid_after_utc
+            for valid in (certificate, authority)
         )
     return False
 
@@ -61,7 +62,7 @@ def test_replicas_that_renew_at_any_pace_trust_each_other(pauses: list[float]) -
         # All bundles that a replica may still use: the last one that is old enough, and all since.
         old = max((index for index, (when, _) in enumerate(history) if when <= now - delay), default=0)
         recent = dict.fromkeys(bundle for _, bundle in history[old:])
-        assert all(trusts(one, other, now) for one in recent for other in recent)
+        assert all(trusts(trusted, other, now) for trusted in recent for other in recent)
     assert changes or now - NOW < lifetime.renewal
 
 

@@ -69,10 +69,10 @@ def test_who_joins_has_a_place_of_its_own(keep: Any) -> None:
         "node-4",
         *("node-5", "node-6"),
     ]
-    for what in ("cluster", "control", "namespace", "root"):
-        assert len({getattr(lab, what) for lab in (EAST, west, south)}) == 3
-    for what in ("fabric", "broker", "linux", "linux_source", "mqtt_url"):
-        assert len({getattr(lab, what) for lab in (EAST, west, south)}) == 1
+    for name in ("cluster", "control", "namespace", "root"):
+        assert len({getattr(lab, name) for lab in (EAST, west, south)}) == 3
+    for name in ("fabric", "broker", "linux", "linux_source", "mqtt_url"):
+        assert len({getattr(lab, name) for lab in (EAST, west, south)}) == 1
     assert joined("east") == [west]
 
 

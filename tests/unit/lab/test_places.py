@@ -44,7 +44,7 @@ class Scripted(Places):
         counted = f"echo >> {self._tries}\ncase $(wc -l < {self._tries}) in"
         program.write_text("\n".join(["#!/bin/sh", counted, *cases, "esac", "cat", ""]))
         program.chmod(0o755)
-        made = {one.name: program for one in fields(Assets)} | {"version": (1, 20)}
+        made = {attribute.name: program for attribute in fields(Assets)} | {"version": (1, 20)}
         self._assets = Assets(**made)  # type: ignore[arg-type]
 
     @property

@@ -45,7 +45,7 @@ def made(home: Path, file: str, at: float = NOW, script: str = "") -> Path:
 
 
 def fact(name: str, since: float | None = None) -> Fact:
-    (fact_found,) = (one for one in facts(since) if one.name == name)
+    (fact_found,) = (fact for fact in facts(since) if fact.name == name)
     return fact_found
 
 
@@ -147,7 +147,7 @@ def test_wheels_that_were_built_here_are_named(monkeypatch: pytest.MonkeyPatch) 
     ]
     installed.append(SimpleNamespace(name="bare", version="1", read_text=lambda _file: None))
     monkeypatch.setattr(provenance.metadata, "distributions", lambda: installed)
-    assert [one.name for one in facts() if one.origin == "wheel built here"] == ["here"]
+    assert [fact.name for fact in facts() if fact.origin == "wheel built here"] == ["here"]
 
 
 @pytest.mark.usefixtures("quick")

@@ -22,7 +22,10 @@ from galactic_lab.node.selections import Selection, selections, status
     ],
 )
 def test_both_forms(annotation: str, expected: list[tuple[str, str, str]]) -> None:
-    selected = [(one.namespace, one.name, one.interface) for one in selections(annotation, "pods")]
+    selected = [
+        (selection.namespace, selection.name, selection.interface)
+        for selection in selections(annotation, "pods")
+    ]
     assert selected == expected
 
 

@@ -115,7 +115,7 @@ class Cluster:
         self, type_: str, name: str, namespace: str = "default", resource: Any = VPC_ATTACHMENTS
     ) -> Any:
         conditions = self.status(name, namespace, resource).get("conditions") or ()
-        return next((one for one in conditions if one["type"] == type_), None)
+        return next((condition for condition in conditions if condition["type"] == type_), None)
 
     def nad(self, name: str, namespace: str = "default") -> str:
         stored = self.api.stored(NADS, name, namespace)

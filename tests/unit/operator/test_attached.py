@@ -257,7 +257,7 @@ async def test_nothing_is_written_while_nothing_changes(clusters: Any) -> None:
     cluster.api.requests.clear()
     await cluster.reconciler.resync()
     await cluster.settled()
-    assert [one for one in cluster.api.requests if one[0] != "list"] == []
+    assert [request for request in cluster.api.requests if request[0] != "list"] == []
     await cluster.stop()
 
 

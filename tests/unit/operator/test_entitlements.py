@@ -77,7 +77,7 @@ def test_every_entry_is_in_one_shard_and_never_missing_from_what_is_published(st
             there = {name for entries in published.values() for name in entries}
             assert before & expected.keys() <= there, "gone for a moment"
         layout.dirty.clear()
-        assert {name: one for entries in published.values() for name, one in entries.items()} == expected
+        assert {name: entry for entries in published.values() for name, entry in entries.items()} == expected
         assert sum(map(len, published.values())) == len(expected)
         for entries in published.values():
             assert len(msgspec.json.encode(Entitlements(1, 9, tuple(entries.values())))) < MAX_PAYLOAD
@@ -120,7 +120,9 @@ class Cluster:
 
     @property
     def names(self) -> list[str]:
-        return sorted(one.attachment for part in self.parts.values() for one in part.attachments)
+        return sorted(
+            attachment.attachment for part in self.parts.values() for attachment in part.attachments
+        )
 
     def set(self, name: str, version: int = 1, **status: object) -> None:
         self.caches.of(VPC_ATTACHMENTS).set(item(name, version, **status))

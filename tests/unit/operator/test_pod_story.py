@@ -91,7 +91,7 @@ async def test_constant_work_a_pod(cluster):
         for number in range(first, first + 50):
             pod(cluster, f"web-{number}")
         await cluster.settled()
-        counts.append(len([one for one in cluster.api.requests if one[1] != "VPC"]))
+        counts.append(len([request for request in cluster.api.requests if request[1] != "VPC"]))
     assert counts == [150, 150]  # attachment, definition, status; no Event of what is ready at once
 
 

@@ -45,7 +45,7 @@ class Server(MemoryApi):
             self.put(PODS, {"metadata": meta}, "galactic-system")
 
     def configurations(self) -> Objects:
-        return [one for kind in CONFIGURATIONS for one in self.all(kind)]
+        return [stored for kind in CONFIGURATIONS for stored in self.all(kind)]
 
     def finalizers(self) -> Objects:
         finalized = (
@@ -60,7 +60,7 @@ async def test_what_ran_out_of_time_refuses_no_pods_and_is_finished_by_the_next_
     api.run(2)
     with pytest.raises(Unreachable, match="galactic-operator-0, galactic-operator-1 did not end within"):
         await retire(api, settings)
-    left = {one["metadata"]["name"] for one in api.configurations()}
+    left = {configuration["metadata"]["name"] for configuration in api.configurations()}
     assert left == {"of-others"}, (
         "or pods that request an attachment could not be made until the next attempt"
     )

@@ -40,12 +40,12 @@ def endpoint(number, **conditions):
 
 def wanted(numbers, group=IPV4):
     made = [endpoint(number) for number in numbers]
-    return {group: {one.key: one for one in made}} if made else {}
+    return {group: {slice_.key: slice_ for slice_ in made}} if made else {}
 
 
 def applied(present, planned):
     """The slices after the writes, by name."""
-    slices = {one.name: one for one in present}
+    slices = {slice_.name: slice_ for slice_ in present}
     for change in planned.changes:
         name = change.present.name if change.present else f"new-{next(UIDS)}"
         slices[name] = Slice("default", name, "1", "db", "u", change.group, change.endpoints)
@@ -56,7 +56,7 @@ def applied(present, planned):
 
 def test_a_change_writes_one_slice():
     slices = applied([], plan([], wanted(range(350))))
-    assert sorted(len(one.endpoints) for one in slices) == [50, 100, 100, 100]
+    assert sorted(len(slice_.endpoints) for slice_ in slices) == [50, 100, 100, 100]
     assert not plan(slices, wanted(range(350))).changes
     assert len(plan(slices, wanted(range(351))).changes) == 1
     assert len(plan(slices, wanted(range(1, 350))).changes) == 1
@@ -98,9 +98,9 @@ def test_slices_have_what_is_wanted_once_and_never_too_much(steps):
             slices.append(Slice("default", f"again-{next(UIDS)}", "1", "db", "u", IPV4, slices[0].endpoints))
         desired = wanted(numbers)
         slices = applied(slices, plan(slices, desired))
-        found = [key_of(body) for one in slices for body in one.endpoints]
+        found = [key_of(body) for slice_ in slices for body in slice_.endpoints]
         assert sorted(found) == sorted(desired.get(IPV4, {}))
-        assert all(0 < len(one.endpoints) <= MAX_ENDPOINTS for one in slices)
+        assert all(0 < len(slice_.endpoints) <= MAX_ENDPOINTS for slice_ in slices)
         assert len(slices) <= 2 * -(-len(numbers) // MAX_ENDPOINTS)
         assert not plan(slices, desired).changes
 
@@ -163,15 +163,15 @@ def becomes(cluster, name, ready):
 
 
 def slices(cluster, family="IPv4"):
-    return [one for one in cluster.api.all(ENDPOINT_SLICES) if one["addressType"] == family]
+    return [slice_ for slice_ in cluster.api.all(ENDPOINT_SLICES) if slice_["addressType"] == family]
 
 
 def published(cluster, family="IPv4"):
     """Pod → (address, ready)."""
     return {
-        one["targetRef"]["name"]: (one["addresses"][0], one["conditions"]["ready"])
+        endpoint["targetRef"]["name"]: (endpoint["addresses"][0], endpoint["conditions"]["ready"])
         for slice_ in slices(cluster, family)
-        for one in slice_["endpoints"]
+        for endpoint in slice_["endpoints"]
     }
 
 
@@ -224,7 +224,9 @@ async def test_readiness_is_followed_with_one_write(named):
     named.api.remove(PODS, "db-0", "default")
     await named.settled()
     (conditions,) = [
-        one["conditions"] for one in slices(named)[0]["endpoints"] if one["targetRef"]["name"] == "db-0"
+        endpoint["conditions"]
+        for endpoint in slices(named)[0]["endpoints"]
+        if endpoint["targetRef"]["name"] == "db-0"
     ]
     assert conditions == {"ready": False, "serving": True, "terminating": True}
     named.api.change(PODS, "db-0", {"metadata": {"finalizers": None}}, "default")
@@ -262,9 +264,9 @@ async def test_ports_by_name_are_the_pods(named):
     service(named, ports=[{"port": 5432, "targetPort": "sql"}])
     await named.settled()
     by_pod = {
-        one["targetRef"]["name"]: [port["port"] for port in slice_["ports"]]
+        endpoint["targetRef"]["name"]: [port["port"] for port in slice_["ports"]]
         for slice_ in slices(named)
-        for one in slice_["endpoints"]
+        for endpoint in slice_["endpoints"]
     }
     assert by_pod == {"db-0": [], "db-1": [], "db-2": [6000]}
 
@@ -350,7 +352,9 @@ async def test_a_restart_of_the_operator_writes_nothing(named):
     named.api.requests.clear()
     await named.start()
     await named.settled()
-    assert not [one for one in named.api.requests if one[1] == "EndpointSlice" and one[0] != "list"]
+    assert not [
+        request for request in named.api.requests if request[1] == "EndpointSlice" and request[0] != "list"
+    ]
 
 
 async def test_what_changed_while_the_operator_was_away(named):
@@ -383,4 +387,4 @@ async def test_many_changes_at_once_are_one_write(named):
         becomes(named, f"x{number}", True)
     await asyncio.sleep(0)
     await named.settled()
-    assert len([one for one in named.api.requests if one[1] == "EndpointSlice"]) <= 4
+    assert len([request for request in named.api.requests if request[1] == "EndpointSlice"]) <= 4

@@ -34,7 +34,7 @@ class Caching:
         self.alarms += 1
 
     def values(self) -> dict[str, Any]:
-        return {key[1]: one for key, one in self.cache.items()}
+        return {key[1]: value_ for key, value_ in self.cache.items()}
 
 
 class Informing:

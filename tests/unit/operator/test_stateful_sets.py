@@ -456,7 +456,7 @@ async def test_constant_work_a_replacement(kept):
         kept.api.requests.clear()
         sets.restart(*range(number - 10, number))
         await quiet()
-        counts.append(len([one for one in kept.api.requests if one[1] not in ("Event", "VPC")]))
+        counts.append(len([request for request in kept.api.requests if request[1] not in ("Event", "VPC")]))
     assert counts[0] == counts[1] <= 10 * 4
 
 

@@ -218,7 +218,7 @@ def test_in_the_end_the_newest_list_is_in_force_in_whatever_order_it_came(lists,
     random.shuffle(messages)
     known, view = ClusterList(), {}
     for generation, part, entries in messages:
-        given_ = {one.attachment: attachment(one) for one in entries}
+        given_ = {entry.attachment: attachment(entry) for entry in entries}
         try:
             changed = known.amend(part, Entitlements(generation, 3, entries), given_)
         except Rejected:

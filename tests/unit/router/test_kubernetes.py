@@ -225,7 +225,7 @@ async def test_a_node_that_is_a_moment_behind_a_change_is_not_accused(
         register(2, 1, 8)
         await until(lambda: rejected(controller) == 1)
         await until(lambda: len(cluster.events) >= 2)
-        assert {(one["reason"], one["involvedObject"]["name"]) for one in cluster.events} == {
+        assert {(event["reason"], event["involvedObject"]["name"]) for event in cluster.events} == {
             ("NotEntitled", "a2")
         }
         register(3, 1, 2)

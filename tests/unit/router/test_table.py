@@ -163,7 +163,7 @@ def test_a_node_takes_no_attachment_that_no_pod_of_it_carries(topology) -> None:
     for in_force in ({}, installed(table(registered, carried("n1"), {}, HORIZON))):
         computed = table(registered, carried("n1"), in_force, HORIZON)
         assert routes(computed) == {"10.1.1.1/32": "n1"}
-        assert [(one.origin.node, one.reason) for one in computed.vpcs[VPC].rejections] == [
+        assert [(rejection.origin.node, rejection.reason) for rejection in computed.vpcs[VPC].rejections] == [
             ("n2", "NotCarried")
         ]
     moved = table(

@@ -190,7 +190,9 @@ def test_refused(spec, reason, field):
 def test_a_translator_terminates_what_it_translates():
     spec = {"routes": [{"destination": "64:ff9b::/96", "via": "2001:db8:1::1"}]}
     parsed = parse_attachment(attachment(**interface("2001:db8:1::1/64"), **spec), None)
-    assert [str(one.network) for one in parsed.terminations(parsed.addresses)] == ["64:ff9b::/96"]
+    assert [str(termination.network) for termination in parsed.terminations(parsed.addresses)] == [
+        "64:ff9b::/96"
+    ]
 
 
 @pytest.mark.parametrize("name", ["galactic0/", "a:b", "a b", "a\tb", "", "sixteen-letters0"], ids=repr)
