@@ -308,7 +308,7 @@ def _decapsulation_hops(flow: _Flow, sid: str, node: str, remote: Inspection) ->
 
 
 def _destination_hops(flow: _Flow, way: Mapping[str, Any], remote: Inspection, node: str) -> Iterator[Hop]:
-    """Into the pod. Faults inside the pod come before their consequences."""
+    """Hops from the host end into the pod. A fault inside the pod comes before its consequences."""
     address, device, source = flow.address, way["device"], flow.source
     where, link = f"{device} on {node}", remote["links"].get(device)
     if link is None or not link["up"]:

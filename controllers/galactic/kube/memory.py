@@ -160,7 +160,7 @@ class MemoryApi:
         labels: str = "",
         least: str = "",
     ) -> AsyncIterator[tuple[Objects, str]]:
-        """In parts of PAGE objects; of none, in one that is empty."""
+        """The list in parts of PAGE objects; an empty list in one part."""
         objects, version = await self.list(resource, namespace, fields=fields, labels=labels, least=least)
         for start in range(0, max(len(objects), 1), PAGE):
             yield objects[start : start + PAGE], version

@@ -57,9 +57,9 @@ def placement(pod: Mapping[str, Any]) -> Placement:
 
 
 def lacks_interface(place: Placement, attachment: str, segment: NodeSegment | None) -> bool:
-    """Whether a Pod there runs without ``attachment`` (namespace/name). ``segment``: the NodeSegment of its node.
+    """Whether a Pod of that placement runs without ``attachment`` (namespace/name). ``segment``: of the Pod's node.
 
-    The NodeSegment may be a moment behind the pod: the caller waits. No pod lacks one on a node that never reported.
+    False while the node has never reported. A NodeSegment may be a moment behind its pods: the caller waits.
     """
     if not place.started or place.host_network or segment is None or not segment.status.conditions:
         return False

@@ -117,7 +117,7 @@ class _Drop(NamedTuple):
 
 
 def _accepted_by(packet: Packet, space: IPv6Network) -> tuple[str, str]:
-    """The devices or the network that a rule which accepts such packets names."""
+    """The devices or the network that a rule must name to accept such packets."""
     if packet.into.startswith("G"):
         return "from", "G"
     return ("to", "G") if packet.out.startswith("G") else ("destination", str(space))

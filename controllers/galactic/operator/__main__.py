@@ -162,7 +162,7 @@ def rules(settings: OperatorSettings) -> Rules:
 
 
 def observe(metrics: Metrics, kube: Kube, lease: Lease, reconciler: Reconciler) -> None:
-    """The metrics read their values here."""
+    """Gives the metrics the functions that read their values."""
     caches = reconciler.caches
     metrics.read(
         waiting=lambda: len(reconciler.queue),
@@ -179,7 +179,7 @@ def observe(metrics: Metrics, kube: Kube, lease: Lease, reconciler: Reconciler) 
 
 
 async def run_all(*coroutines: Coroutine[Any, Any, None]) -> None:
-    """Runs them until one ends, and cancels the others. Raises what it raised."""
+    """Runs them until one ends, and cancels the others. Raises that one's exception."""
     tasks = {asyncio.create_task(coroutine) for coroutine in coroutines}
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

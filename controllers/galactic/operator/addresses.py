@@ -119,7 +119,7 @@ class Addresses:
         return bool(self._named)
 
     def name(self, networks: Collection[Network]) -> None:
-        """A specification gives those addresses: they are not allocated to others, whether it gets them or not."""
+        """Reserves the addresses that a specification names: others are not allocated them, even if it is refused."""
         self._named.update(networks)
 
     def unname(self, networks: Collection[Network]) -> None:

@@ -13,7 +13,7 @@ from galactic.kube.api import Key
 from galactic.srv6 import LONGEST_PREFIX, SHORTEST_PREFIX
 
 Interval = tuple[int, int, Key]
-"""First address, the one after the last, and whose it is."""
+"""First address, the one after the last, and the key whose prefix it is."""
 
 
 class PrefixIndex:

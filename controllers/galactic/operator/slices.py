@@ -124,7 +124,7 @@ def plan(present: Sequence[Slice], wanted: Mapping[Group, Mapping[Key, Endpoint]
 
 
 def _parts(slices: Sequence[Slice], left: dict[Key, Endpoint]) -> Iterator[_Part]:
-    """Endpoints stay in their slice. New ones go where something is written anyway, then where there is room."""
+    """Endpoints stay in their slice. New ones go into a slice that changes anyway, then into one with room."""
     needed = -(-len(left) // MAX_ENDPOINTS)
     fullest = sorted(slices, key=lambda one: (-len(one.endpoints), one.name))
     kept = fullest[:needed] if len(slices) > SPARSE * needed else fullest

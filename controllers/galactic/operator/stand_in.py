@@ -28,7 +28,7 @@ LEASE: Final = "galactic-router"
 WAIT_SECONDS: Final = 5.0
 """A router that leads writes an endpoint within a second."""
 CHECK_SECONDS: Final = 2.0
-"""Between two readings of the Lease."""
+"""Between two reads of the routers' Lease."""
 LEAST_SECONDS: Final = 5.0
 """A Lease that did not change for this time, and for its own duration, is vacant."""
 

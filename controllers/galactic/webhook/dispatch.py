@@ -164,7 +164,9 @@ class Dispatcher:
         return [name for name in names if name != requester.name]
 
     async def _when_ready(self, when: When[K], key: Key) -> K | None:
-        """The object once it is ready, or as it is after the pod's patience; None where it does not exist."""
+        """The object once it is ready; after the time that a pod waits, its present state; None where it does not
+        exist.
+        """
         current = await when(key, _decided, self._rules.patience)
         if current is None or _state(current).ready or not _decided(current):
             return current

@@ -22,7 +22,7 @@ from galactic.webhook.review import Answer, Request, parse, rendered
 
 log = structlog.get_logger(__name__)
 MARGIN_SECONDS: Final = 1.0
-"""A request is answered so long before the API server's time-out."""
+"""A request is answered this long before the API server's time-out."""
 ANSWER_SECONDS: Final = TIMEOUT_SECONDS - MARGIN_SECONDS
 """For a client that names no time-out."""
 READ_SECONDS: Final = 5.0
@@ -30,7 +30,7 @@ READ_SECONDS: Final = 5.0
 LINGER_SECONDS: Final = 10.0
 """After an answer that came before the end of the body: a client that still sends reads the answer, not a reset."""
 RETRY: Final = {"Retry-After": "1"}
-"""The API server tries again after so many seconds, within the time-out of its request."""
+"""The API server tries again after this many seconds, within the time-out of its request."""
 KEEP_ALIVE_SECONDS: Final = 300.0
 """Longer than the API server keeps an idle connection (90 s): closing one could lose a request under way."""
 

@@ -103,7 +103,7 @@ class Sync:
 
     @property
     def routes(self) -> int:
-        """Routes to other nodes in the kernel."""
+        """The number of routes to other nodes in the kernel."""
         return self._dataplane.routes
 
     def on_external_change(self, changed: Changed = EVERYTHING) -> None:

@@ -136,7 +136,7 @@ class Store:
             self._settle_epochs(vpc)
 
     def drop_source(self, vpc: int, source: Source) -> None:
-        """That source has no table of the VPC any more."""
+        """Drops the VPC's table of that source."""
         if vpc in self.tables:
             self.tables[vpc].drop_source(source)
             self.dirty.mark_vpc(vpc)

@@ -266,7 +266,7 @@ class HistoryWriter:
         self._succeeded()
 
     def _start_over(self, behind: datetime | None = None) -> None:
-        """There is nothing to continue from: the next transaction is a comparison."""
+        """Discards what is queued: the next transaction compares the database with the tables."""
         self._compare = True
         self._behind = self._behind or behind or self._backlog.oldest or datetime.now(UTC)
         self._missed += self._backlog.items

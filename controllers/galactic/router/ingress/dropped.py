@@ -18,14 +18,16 @@ USUAL: Final = "StaleSequence"
 
 
 class DroppedMessages:
-    """Counts and logs them."""
+    """Counts and logs messages that are dropped."""
 
     def __init__(self, metrics: RouterMetrics) -> None:
         self._metrics, self._throttle = metrics, LogThrottle()
 
     @contextmanager
     def guard(self, topic: str) -> Iterator[None]:
-        """A message on this topic is handled within. Nothing is raised: one message must not stop the others."""
+        """Surrounds the handling of one message. Exceptions are logged and not raised: one message must not stop
+        others.
+        """
         try:
             yield
         except Rejected as error:

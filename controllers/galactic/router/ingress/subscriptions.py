@@ -173,7 +173,7 @@ class Subscriptions:
                 await self._sweep(wildcard=number % MANY_TIMES == 0)
 
     async def _quiet(self) -> None:
-        """Returns when nothing more is lost, or messages have been lost for long."""
+        """Returns after QUIET_SECONDS without a lost message, or after QUIET_AT_LAST such times with lost ones."""
         for _ in range(QUIET_AT_LAST):
             self._lost.clear()
             await asyncio.sleep(QUIET_SECONDS)

@@ -28,11 +28,11 @@ class RecordedEndpoint(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def identity(self) -> tuple[object, ...]:
-        """All that a table decides; time and revision of the record do not count."""
+        """The fields that follow from the table, without the record's time and revision."""
         return self.cluster, self.node, self.sid, self.networks, self.epoch
 
     def document(self) -> dict[str, Any]:
-        """As the API server has it."""
+        """The endpoint as the API server stores it."""
         return AttachedEndpoint(
             cluster=self.cluster,
             node=self.node,

@@ -86,7 +86,7 @@ class Lock(Protocol):
 
 
 class LockElection:
-    """By an advisory lock in PostgreSQL. A lock that was lost with its session is only waited for again."""
+    """Election by an advisory lock in PostgreSQL. After the loss of its session a router waits for the lock again."""
 
     def __init__(self, lock: Lock, *, retry: float = RETRY_SECONDS) -> None:
         self._lock, self._retry = lock, retry

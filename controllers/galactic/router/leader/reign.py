@@ -37,7 +37,7 @@ class Writer(Protocol):
 
 
 class Reign:
-    """Of one router; ``Leadership`` decides when."""
+    """The work of a leading router; ``Leadership`` begins and ends it."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class Reign:
     # -- messages about tables ---------------------------------------------------------------------------------------
 
     def overheard(self, parts: tuple[str, ...], payload: bytes) -> None:
-        """A standby receives what the leader publishes. Raises Rejected."""
+        """A standby received a message of the leader. Raises Rejected."""
         self._changes.add(parts, payload)
 
     def received(self, parts: tuple[str, ...], payload: bytes) -> None:
