@@ -14,7 +14,7 @@ __version__: str
 
 
 def __getattr__(name: str) -> str:
-    """The version, looked for when it is asked for: that takes longer than all that some short processes do."""
+    """The version, read on first use: reading it takes longer than the rest of a short process."""
     if name != "__version__":
         raise AttributeError(name)
     from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415

@@ -285,7 +285,7 @@ def _acceptance(
 
 
 def _stored(texts: Iterable[str]) -> tuple[Network, ...]:
-    """Networks of a status. A part that another client spoilt is none."""
+    """Networks of a status. A malformed part counts as empty."""
     networks = []
     for text in texts:
         with contextlib.suppress(ValueError):

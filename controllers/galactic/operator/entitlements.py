@@ -30,7 +30,7 @@ from galactic.operator.state import Caches, Invalid
 
 log = structlog.get_logger(__name__)
 SHARD_BYTES: Final = 64 * 1024
-"""Of the entries of one shard, less than any broker takes that Galactic uses: an entry may grow a little."""
+"""Bytes of the entries of one shard, below the limit of every supported broker: an entry may grow a little."""
 DEBOUNCE_SECONDS: Final = 0.05
 BACKOFF_SECONDS: Final = (0.5, 10.0)
 SETTLE_SECONDS: Final = 1.0

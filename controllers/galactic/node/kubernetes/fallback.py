@@ -93,7 +93,7 @@ class Fallback:
         return {vpc for watch in self._watches for vpc in watch.vpcs}
 
     async def run(self) -> None:
-        """For ever."""
+        """Runs for ever."""
         try:
             while True:
                 self._begin()

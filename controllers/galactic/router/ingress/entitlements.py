@@ -116,7 +116,10 @@ class EntitlementLists:
         """A message on ``entitlements/<cluster>/<level>``. Raises Rejected."""
         number = shard_number(level)
         if number is None or not is_valid(NodeRef(cluster, cluster)):
-            raise Rejected(f"{cluster!r}, {level!r}: no cluster and shard", reason="UnknownTopic")
+            raise Rejected(
+                f"{cluster!r}, {level!r}: not the name of a cluster and the number of a shard",
+                reason="UnknownTopic",
+            )
         if not payload:
             return  # the retained message was cleared, which takes nothing away
         part = decode(Entitlements, payload)

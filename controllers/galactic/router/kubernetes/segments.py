@@ -47,7 +47,7 @@ class _Segment:
 
 
 class SegmentIndex:
-    """Of one cluster.
+    """The nodes of one cluster, by their NodeSegments and Nodes.
 
     A node counts until its NodeSegment or its Node is deleted; one that never had a Node needs none.
     """

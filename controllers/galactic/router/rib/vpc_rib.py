@@ -84,7 +84,7 @@ class VpcRib:
         return len(self._paths(holder)) > 1
 
     def touch(self, holder: Holder) -> None:
-        """The best path of that attachment may be another, with the paths as they are."""
+        """Marks the attachment: with the same paths its best path may be another."""
         self._touched.add(holder)
 
     def install(self, routes: Mapping[Network, Route | None]) -> None:
