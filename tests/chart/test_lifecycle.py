@@ -420,7 +420,7 @@ def not_ready(lab: Lab, port: int) -> str:
     return "" if done.stdout.endswith("200") else done.stdout
 
 
-def test_a_secret_that_was_spoilt_is_made_anew(release: Release) -> None:
+def test_a_damaged_secret_is_made_again(release: Release) -> None:
     lab = release.lab
     spoilt = json.dumps({"data": {"tls.key": "bm9uZQ=="}})
     lab.kubectl("patch", "secret", "galactic-webhook", "-n", NAMESPACE, "--type=merge", "-p", spoilt)

@@ -40,7 +40,7 @@ def test_reboot(tenants: Callable[..., Tenant], lab: Lab) -> None:
     finally:
         lab.release(NODE)
     newer = lambda: listed(lab, blue).get("again", 0) > max(before.values())  # noqa: E731
-    eventually("the pod is attached anew", newer, seconds=POD_SECONDS)
+    eventually("the pod is attached again", newer, seconds=POD_SECONDS)
     eventually("the other one is not listed", lambda: set(listed(lab, blue)) == {"again"})
     eventually("nor has it an endpoint", lambda: blue.endpoint("never") is None)
     blue.forget_namespaces()

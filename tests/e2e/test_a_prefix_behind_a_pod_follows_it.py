@@ -46,8 +46,8 @@ def test_follows(tenants: Callable[..., Tenant], lab: Lab) -> None:
         routes=dict.fromkeys(("web", "near", "gate"), ROUTES),
         commands={"gate": BEHIND},
     )
-    everybody = [(pod, address) for pod in ("web", "near") for address in INNER]
-    blue.all_reach(everybody)
+    pings = [(pod, address) for pod in ("web", "near") for address in INNER]
+    blue.all_reach(pings)
     first = eventually("the gate has an endpoint", lambda: blue.endpoint("gate"))
     assert first["node"] == "node-2"
 
@@ -55,7 +55,7 @@ def test_follows(tenants: Callable[..., Tenant], lab: Lab) -> None:
     with clock_ahead(lab):
         blue.delete_pod("gate")
         blue.pod("gate", "node-3", command=BEHIND)
-    blue.all_reach(everybody)
+    blue.all_reach(pings)
     second = eventually("the gate moved", lambda: moved(blue, "node-3"))
     assert second["epoch"] > first["epoch"]
     assert second["epoch"] > (time.time() + AHEAD / 2) * 10**9
@@ -65,14 +65,14 @@ def test_follows(tenants: Callable[..., Tenant], lab: Lab) -> None:
     try:
         blue.delete_pod("gate")
         blue.pod("gate", "node-1", command=BEHIND)
-        blue.all_reach(everybody)
+        blue.all_reach(pings)
         third = eventually("the gate moved again", lambda: moved(blue, "node-1"))
         assert third["epoch"] > second["epoch"]
     finally:
         lab.release("node-3")
     # Its controller comes back, and withdraws the endpoint that is outdated.
     eventually("node-3 has nothing of it any more", lambda: not listed(lab, "node-3", second["sid"]))
-    blue.all_reach(everybody)
+    blue.all_reach(pings)
     assert moved(blue, "node-1") == third
 
 

@@ -66,7 +66,7 @@ def count(blue: Tenant, vpc: str) -> int:
     return head["count"] if head else 0
 
 
-def test_a_change_while_nobody_leads(blue: Tenant) -> None:
+def test_a_change_while_no_router_leads(blue: Tenant) -> None:
     lab = blue.lab
     vpc = blue.make_vpc()
     one, two = blue.attach("one", "10.1.1.1/24"), blue.attach("two", "10.1.1.2/24")

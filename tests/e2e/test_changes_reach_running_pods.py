@@ -53,7 +53,7 @@ def test_networks_routes_and_terminations(tenants: Callable[..., Tenant], lab: L
     now = blue.endpoint("one")
     assert now
     assert (now["epoch"], now["since"]) == (before["epoch"], before["since"]), (
-        "the same pod, never attached anew"
+        "the same pod, never attached again"
     )
     assert blue.ping("one", "10.1.1.2", count=3)
 

@@ -164,7 +164,7 @@ def test_a_sandbox_is_made_again(lab: Lab, blue: Tenant) -> None:
     )
     lab.run("kernel", ["sh", "-c", script], check=False)
     newer = lambda: (blue.endpoint("one") or {"epoch": 0})["epoch"] > before  # noqa: E731
-    eventually("it is attached anew", newer, seconds=POD_SECONDS)
+    eventually("it is attached again", newer, seconds=POD_SECONDS)
     blue.forget_namespaces()
     assert lab.get("pod", "-n", blue.namespace, "one")["metadata"]["uid"] == uid
     blue.reaches("two", "10.1.1.1")

@@ -137,7 +137,7 @@ def test_a_trace_stops_where_packets_do(cli: Cli, lab: Lab, tenant: Tenant) -> N
     tenant.reaches("web", "10.1.1.2")
 
 
-def test_a_trace_says_why_there_is_no_route(cli: Cli, tenant: Tenant) -> None:
+def test_a_trace_gives_the_reason_for_a_missing_route(cli: Cli, tenant: Tenant) -> None:
     (way,) = json.loads(cli.run("trace", f"{tenant.namespace}/web", "10.1.1.77", "-o", "json", ok=(3,)))[
         "ways"
     ]

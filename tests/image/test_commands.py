@@ -45,7 +45,7 @@ def test_it_knows_its_version(image, command):
     assert (done.returncode, done.stdout.split()[-1]) == (0, PROJECT["version"]), done.stderr
 
 
-def test_without_a_command_it_says_how_it_is_used(image):
+def test_without_a_command_it_prints_its_usage(image):
     assert image.config["Cmd"] == ["galactic", "--help"]
 
 

@@ -95,7 +95,7 @@ def test_damage_is_mended(host, sh, backend, damage):
     assert listed(sh, host, backend, "raw") == good
 
 
-def test_nobody_elses_rule_comes_first(host, sh, backend):
+def test_no_rule_of_another_program_comes_first(host, sh, backend):
     """It might accept what ours drop."""
     put(host, RULES, backend)
     sh(host, f"ip6tables-{backend} -t raw -I PREROUTING -p tcp -j ACCEPT")

@@ -144,7 +144,7 @@ OUTSIDE_TO_SID = Kind(
     ),
 )
 ELSEWHERE_TO_SID = Kind(
-    lambda rule: believed(rule) and (rule.target == "RETURN" or bool(rule.destination)),
+    lambda rule: of_the_underlay(rule) and (rule.target == "RETURN" or bool(rule.destination)),
     (
         Packet("guest", "node@guest", False, True, destination=SID, families=(6,)),
         Packet("guest", "node@guest", False, True, destination=LOOPBACK, families=(6,)),
@@ -159,7 +159,7 @@ ELSEWHERE_TO_SID = Kind(
     ),
 )
 FROM_ELSEWHERE_AS_A_NODE = Kind(
-    lambda rule: believed(rule) and (rule.target == "RETURN" or bool(rule.source)),
+    lambda rule: of_the_underlay(rule) and (rule.target == "RETURN" or bool(rule.source)),
     (
         Packet("guest", "node@guest", False, True, source=FOREIGN["guest"][6], families=(6,)),
         Packet("guest", "peer", False, True, source=FOREIGN["guest"][6], families=(6,)),
@@ -214,8 +214,10 @@ UNTRACKED_BY_NODE_FROM_SPACE = Kind(
 )
 
 
-def believed(rule: FirewallRule) -> bool:
-    """Whether it is of those that believe sources and SIDs of the SRv6 space of the underlay's interfaces alone."""
+def of_the_underlay(rule: FirewallRule) -> bool:
+    """Whether it is one of the rules that accept sources and SIDs of the SRv6 block from the underlay's interfaces
+    alone.
+    """
     last = rule.target == "RETURN" or (rule.target == "DROP" and bool(rule.source) != bool(rule.destination))
     return (
         rule.chain == "PREROUTING"
@@ -452,14 +454,16 @@ def test_every_rule_is_of_a_kind() -> None:
         for rule in RULES
         if rule.icmpv6 is None
         and sum(kind.of(rule) for kind in KINDS.values())
-        != (2 if believed(rule) and rule.target == "RETURN" else 1)
+        != (2 if of_the_underlay(rule) and rule.target == "RETURN" else 1)
     ]
     assert strange == []
 
 
 @pytest_backends
 @pytest.mark.parametrize("device", [OURS, "lo", *UPLINKS])
-def test_what_an_interface_is_not_believed_without(fabric: Fabric, backend: str, device: str) -> None:
+def test_only_the_underlay_may_bring_sources_and_sids_of_the_block(
+    fabric: Fabric, backend: str, device: str
+) -> None:
     """Without the rule for it, what it brings with a source in the SRv6 space is dropped; the others bring theirs."""
     sources = {
         OURS: Packet("pod", "peer", True, True, source=IN_SPACE_OF_POD, families=(6,)),
@@ -469,7 +473,7 @@ def test_what_an_interface_is_not_believed_without(fabric: Fabric, backend: str,
         "eth0": Packet("peer", "other", True, True, source=NEIGHBOUR, families=(6,)),
         "eth1": Packet("other", "peer", True, True, source=FOREIGN["other"][6], families=(6,)),
     }
-    rules = [rule for rule in RULES if believed(rule)]
+    rules = [rule for rule in RULES if of_the_underlay(rule)]
     with clean(fabric, backend):
         fabric.put(backend, [rule for rule in rules if rule.in_interface != device])
         arrived = fabric.arrivals([(packet, 6) for packet in sources.values()])

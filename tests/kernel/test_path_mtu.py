@@ -232,7 +232,7 @@ def client(world, family, code):
 
 @pytest.mark.every_kernel
 @BY_FAMILY
-def test_the_kernel_alone_tells_a_pod_nothing(sh, world, family):
+def test_the_kernel_alone_sends_a_pod_no_mtu(sh, world, family):
     """The reason for all this: if it fails, a kernel does it by itself."""
     assert " 0 received" in ping(sh, world, family, FULL[family])
     assert "bytes from" in ping(sh, world, family, SMALL[family])

@@ -22,7 +22,7 @@ def test_a_namespace_is_alive_while_it_is_mounted(mounted):
     assert alive(str(mounted))
     subprocess.run(["umount", mounted], check=True)
     assert mounted.exists()
-    assert not alive(str(mounted)), "the file alone is nobody's namespace"
+    assert not alive(str(mounted)), "the file alone is no namespace"
 
 
 @pytest.mark.parametrize(

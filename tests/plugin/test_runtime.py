@@ -110,7 +110,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory, patient: Callable[[int],
 
 
 @pytest.fixture(autouse=True)
-def _nobody_is_in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+def _long_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     """The node controller gives up before the plugin does; here both are patient with who is held up."""
     monkeypatch.setattr(calls, "APPLY_SECONDS", PATIENCE_SECONDS)
     monkeypatch.setattr(calls, "UNDO_SECONDS", PATIENCE_SECONDS)

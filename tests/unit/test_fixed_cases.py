@@ -20,7 +20,7 @@ def cases():
     return tried
 
 
-@pytest.mark.skipif("GALACTIC_RANDOM_HISTORIES" in os.environ, reason="somebody asked for new ones")
+@pytest.mark.skipif("GALACTIC_RANDOM_HISTORIES" in os.environ, reason="new ones were requested")
 def test_the_cases_are_the_same_whatever_was_imported(tmp_path, monkeypatch):
     before = cases()
     path = tmp_path / "module.py"

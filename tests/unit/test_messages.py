@@ -138,7 +138,7 @@ def test_digest_is_independent_of_order_and_adjustable(table: list[Route], rando
         pytest.param(Route("10.1.1.1/32", (SID,), "default", "node-1", "002a", 8), id="epoch"),
     ],
 )
-def test_digest_tells_tables_apart(other: Route) -> None:
+def test_digest_differs_by_table(other: Route) -> None:
     assert messages.digest([ROUTE]) != messages.digest([other])
     assert len(messages.digest([])) == 16
 

@@ -208,7 +208,7 @@ def test_every_old_name_is_in_the_table() -> None:
     assert {(case.old, case.new) for case in cases} == set(OLD_NAMES.items())
 
 
-def test_a_taint_that_nobody_takes_off_is_not_set(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_taint_that_is_never_removed_is_not_set(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--set-node-taint", "true"]
     assert load(OperatorSettings, arguments).set_node_taint
     with pytest.raises(SystemExit):

@@ -1,4 +1,4 @@
-"""A real server with TLS: with the chart's variables a router believes only a certificate of the CA, for that host."""
+"""A real server with TLS: with the chart's variables a router accepts only a certificate of the CA, for that host."""
 
 import os
 import pwd
@@ -60,7 +60,7 @@ def chart(encrypted: Encrypted, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("chart")
-async def test_a_server_with_the_name_is_believed(encrypted: Encrypted) -> None:
+async def test_a_server_with_the_name_is_accepted(encrypted: Encrypted) -> None:
     url = encrypted.url(NAME)
     assert exposure.database(url, os.environ) is None
     async with session(url) as opened:

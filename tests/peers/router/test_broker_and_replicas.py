@@ -111,7 +111,7 @@ class Nodes:
         }
 
 
-def believed(retained: dict[str, str]) -> dict[str, Route] | None:
+def accepted_table(retained: dict[str, str]) -> dict[str, Route] | None:
     """The table that a joining node accepts; None: it waits."""
     if not retained:
         return {}
@@ -197,7 +197,7 @@ class Scenario:
 
     def retains(self, retained: dict[str, str]) -> bool:
         """Whether that is the leader's table, with nothing left to do."""
-        return self.settled() and believed(retained) == dict(self.leader.store.tables.routes(VPC))
+        return self.settled() and accepted_table(retained) == dict(self.leader.store.tables.routes(VPC))
 
 
 @pytest.mark.timeout(6 * PATIENCE_SECONDS)

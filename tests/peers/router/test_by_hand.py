@@ -162,7 +162,7 @@ SCENARIOS: dict[str, tuple[Callable[[Place], list[Decoder]], Callable[[Place], l
         ],
         lambda place: [place.route(N1, B, 1, 5), place.route(N2, B, 2)],
     ),
-    "a-sequence-far-in-the-future-silences-nobody": (
+    "a-sequence-far-in-the-future-silences-no-node": (
         lambda place: [
             (A, 1, [place.endpoint(A, 1, [N1])]),
             (B, 1, [place.endpoint(B, 2, [N2])]),

@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 import pytest
 from database_world import recorded, rows
-from test_broker_and_replicas import HERE, VPC, Nodes, believed
+from test_broker_and_replicas import HERE, VPC, Nodes, accepted_table
 
 from galactic.messages import Route
 from galactic.router.rib.networks import Network
@@ -116,14 +116,14 @@ class Plane:
 
     def recorded(self) -> set[Any]:
         """The broker's retained table; empty where it does not add up just now."""
-        return rows_of(believed(self.mosquitto.retained(f"{HERE}/#")) or {})
+        return rows_of(accepted_table(self.mosquitto.retained(f"{HERE}/#")) or {})
 
     def settled(self) -> str:
         """A difference that is left; empty: none."""
         if not self.nodes.bus.connected or self.nodes.changed.is_set():
             return "the nodes have not registered all"
         retained = self.mosquitto.retained(f"{HERE}/#")
-        routes = believed(retained)
+        routes = accepted_table(retained)
         if routes is None:
             return f"retained, and not a table: {retained}"
         oracle = table(self.nodes.segments(), None, {VPC: routes}, 1 << 61).vpcs.get(VPC)

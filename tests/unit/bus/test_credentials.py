@@ -114,7 +114,7 @@ def test_what_can_work_is_taken(arguments: str, files) -> None:
     load(RouterSettings, _given(arguments, files))
 
 
-def test_a_password_is_read_anew_without_its_line_end(files, tmp_path) -> None:
+def test_a_password_is_read_again_without_its_line_end(files, tmp_path) -> None:
     settings = load(RouterSettings, ["--mqtt-username", "u", "--mqtt-password-file", str(files["PASSWORD"])])
     assert settings.password() == "hunter2"
     files["PASSWORD"].write_text("changed\r\n")

@@ -218,7 +218,7 @@ async def test_while_there_is_no_issuer_the_old_one_stays_and_one_request_waits(
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_a_denied_node_says_why_and_keeps_what_it_has(api, tmp_path) -> None:
+async def test_a_denied_node_reports_the_reason_and_keeps_its_certificate(api, tmp_path) -> None:
     path = tmp_path / "broker.pem"
     path.write_bytes(b"old")
     api.extra = {}

@@ -83,7 +83,7 @@ async def test_what_one_publishes_oneself_comes_back_where_it_is_asked_for(mosqu
         assert not bus.echoes
 
 
-async def test_a_publish_that_nobody_confirms_is_given_up(mosquitto, monkeypatch) -> None:
+async def test_a_publish_without_a_confirmation_is_given_up(mosquitto, monkeypatch) -> None:
     monkeypatch.setattr(module, "PUBACK_SECONDS", 0.5)
     mosquitto.start()
     async with PahoBus(MqttSettings(mqtt_url=mosquitto.url), "a") as bus, asyncio.timeout(200):

@@ -31,7 +31,7 @@ def test_pauses_double_and_no_two_clients_agree() -> None:
         assert len({*pair}) == len(pair)
 
 
-async def test_it_begins_anew_with_short_pauses_after_a_session(mosquitto, monkeypatch) -> None:
+async def test_it_begins_again_with_short_pauses_after_a_session(mosquitto, monkeypatch) -> None:
     received: list[int] = []
 
     class Counted(Backoff):

@@ -110,7 +110,7 @@ def test_an_api_server_that_does_not_answer(nowhere: Path, words: list[str]) -> 
     assert "kubectl cluster-info" in done.stderr
 
 
-def test_one_that_accepts_and_says_nothing_is_not_waited_for(tmp_path: Path, nowhere: Path) -> None:
+def test_a_server_that_accepts_and_sends_nothing_is_not_waited_for(tmp_path: Path, nowhere: Path) -> None:
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as silent:

@@ -53,7 +53,7 @@ async def test_who_answers_is_who_should(monkeypatch: pytest.MonkeyPatch) -> Non
     }
 
 
-async def test_nobody_answers() -> None:
+async def test_no_pod_answers() -> None:
     with socket.socket() as closed:  # no process listens on it
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]

@@ -486,7 +486,7 @@ def test_a_condition_of_pods_that_are_gone_is_no_finding(leave: Callable[[Object
     assert findings(snapshot(objects)) == []
 
 
-def test_whoever_may_not_list_pods_still_learns_of_a_silent_router() -> None:
+def test_a_user_without_the_right_to_list_pods_learns_of_a_silent_router() -> None:
     objects = fine()
     unrouted(objects)
     del objects["Pod web"]

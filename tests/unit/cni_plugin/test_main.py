@@ -137,7 +137,7 @@ def test_half_an_answer_is_none(tmp_path, answer):
     ("command", "code"),
     [pytest.param("ADD", 11), pytest.param("CHECK", 11), pytest.param("GC", 11), ("STATUS", 50)],
 )
-def test_nobody_there(tmp_path, command, code):
+def test_without_a_listener(tmp_path, command, code):
     done = run(command, tmp_path / "s", b'{"cniVersion":"0.4.0"}')
     error = json.loads(done.stdout)
     assert (done.returncode, error["code"], error["cniVersion"]) == (1, code, "0.4.0")

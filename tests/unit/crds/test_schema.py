@@ -57,7 +57,7 @@ class TestEvery:
         assert unbounded == []
 
 
-def test_check_tells_of_drift_and_writes_nothing(tmp_path, capsys):
+def test_check_reports_drift_and_writes_nothing(tmp_path, capsys):
     assert main([str(tmp_path)]) == 0
     assert main(["--check", str(tmp_path)]) == 0
     stale = tmp_path / "vpc.yaml"

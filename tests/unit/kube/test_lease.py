@@ -222,7 +222,7 @@ def test_an_operator_always_asks_for_as_much():
     assert pace.duration == TERMS.duration == 15
 
 
-async def test_somebody_who_takes_the_lease_by_force_is_obeyed(candidates):
+async def test_a_client_that_takes_the_lease_by_force_is_obeyed(candidates):
     a = candidates("a")
     await until(lambda: a.active)
     stolen = {"holderIdentity": "z", "renewTime": "2026-01-01T00:00:00.000000Z"}
@@ -283,7 +283,7 @@ async def test_what_the_work_raises_ends_the_candidate_and_frees_the_lease():
     assert server.lease["spec"]["holderIdentity"] == ""
 
 
-async def test_everybody_tells_what_hinders_them_and_when_it_is_over(candidates):
+async def test_each_candidate_reports_its_problem_and_its_end(candidates):
     a = candidates("a")
     await until(lambda: a.active)
     b = candidates("b")

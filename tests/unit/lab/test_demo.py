@@ -14,7 +14,7 @@ from galactic_lab.commands import demo
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Any:
-    """One whose pods reach everybody and everything, and whose kubeconfig is gone."""
+    """A lab whose pods reach every address, and whose kubeconfig is gone."""
     ready = {"conditions": [{"type": "Ready", "status": "True"}], "endpoint": {}}
     return SimpleNamespace(
         kubeconfig=tmp_path / "kubeconfig",

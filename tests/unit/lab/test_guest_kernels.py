@@ -123,7 +123,7 @@ def test_the_newest_is_the_same_for_a_day(apt: Apt) -> None:
     assert resolve("newest") == settled("newest") == known("newest") == today
     passed(601)
     assert settled("newest") is None
-    assert known("newest") == today, "until somebody asks apt again"
+    assert known("newest") == today, "until apt is asked again"
     assert resolve("newest") == known("newest") == Source(PACKAGE, "6.1.201-1")
     assert build(today).built(), "the old one stays"
 

@@ -98,7 +98,7 @@ def test_a_mirror_that_stays_away_is_an_error(apt: Apt) -> None:
 
 
 @pytest.mark.parametrize("apt", [0], indirect=True)
-def test_the_switch_of_somebody_who_still_installs_is_left_alone(apt: Apt) -> None:
+def test_the_switch_of_a_running_installation_is_left_alone(apt: Apt) -> None:
     apt.policy.write_text(f"#!/bin/sh\n{packages.MARK}exit 101\n")
     cache.root().mkdir(parents=True)
     with (cache.root() / "packages.lock").open("w") as lock:

@@ -44,7 +44,7 @@ def test_nonsense_is_rejected(annotation: str) -> None:
         selections(annotation, "pods")
 
 
-def test_status_tells_the_interface_inside_and_bare_addresses() -> None:
+def test_status_has_the_interface_inside_and_bare_addresses() -> None:
     result = {
         "interfaces": [
             {"name": "host0", "mac": "02:00:00:00:00:01"},

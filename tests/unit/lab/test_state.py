@@ -28,7 +28,7 @@ def test_every_node_has_a_prefix_of_its_own_inside_the_space() -> None:
         pytest.param(State("second", join="default"), "second-node-1", id="in-the-guest-of-another-lab"),
     ],
 )
-def test_namespaces_collide_with_nobody(state: State, expected: str) -> None:
+def test_namespaces_have_names_of_their_own(state: State, expected: str) -> None:
     assert state.members[0].namespace == expected
 
 

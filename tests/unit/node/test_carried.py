@@ -159,7 +159,7 @@ async def test_addresses_follow_too(node, config):
     assert node.store.registration().endpoints[0].networks == ("10.1.1.7/32",)
 
 
-async def test_what_changed_while_nobody_watched_is_made_good(node, config):
+async def test_changes_while_the_watch_was_away_are_caught_up(node, config):
     kube = Server()
     await node.cni("ADD", config())
     kube.set(config(routes=MORE))
@@ -366,7 +366,7 @@ async def test_before_the_api_server_was_reached_an_add_is_to_be_tried_again():
         await KubernetesTasks(None, None).entitled(POD, NAME)
 
 
-async def test_what_a_definition_says_counts_for_nothing(node, config):
+async def test_a_definition_has_no_effect_but_its_name(node, config):
     """A tenant may write any NetworkAttachmentDefinition: only the name in it is used."""
     kube = Server()
     kube.set(config())

@@ -177,7 +177,7 @@ async def test_a_late_del_of_the_old_pod_does_not_touch_the_new_one(node, config
     assert HOST_END in node.kernel.host.links
 
 
-async def test_a_failing_add_leaves_nothing_and_disturbs_nobody(node, config):
+async def test_a_failing_add_leaves_nothing_and_disturbs_no_other(node, config):
     node.kernel.fail = HOST_END
     node.kernel.add_namespace("/ns/2")
     bad, good = await asyncio.gather(
@@ -188,7 +188,7 @@ async def test_a_failing_add_leaves_nothing_and_disturbs_nobody(node, config):
     assert list(node.store.attachments) == [(1234, 43)]
 
 
-async def test_not_ready_says_what_is_missing(node, config):
+async def test_not_ready_names_the_missing_part(node, config):
     node.problem = "there is no NodeSegment node-1"
     assert (await node.cni("ADD", config())).body == {
         "cniVersion": "1.0.0",
@@ -372,7 +372,7 @@ async def test_check_lets_later_plugins_change_what_is_theirs(node, config):
 
 
 @pytest.mark.parametrize("previous", [{"ips": 5}, {"interfaces": [{"name": 1}]}, {"routes": [{}]}])
-async def test_check_says_what_is_wrong_with_a_result(node, config, previous):
+async def test_check_names_the_error_in_a_result(node, config, previous):
     await node.cni("ADD", config())
     assert (await node.cni("CHECK", config() | {"prevResult": previous})).body["code"] == 7
 
@@ -388,7 +388,7 @@ async def test_gc_takes_no_list_for_none_but_null_for_an_empty_one(node, config)
     assert not node.store.attachments
 
 
-async def test_status_says_whether_pods_that_are_there_suffer_as_well(node, config):
+async def test_status_reports_whether_attached_pods_suffer_as_well(node, config):
     await node.cni("ADD", config())
     node.problem = "the underlay is gone"
     status = await node.cni("STATUS", config(cniVersion="1.1.0"))

@@ -138,7 +138,7 @@ NODES, FUNCTIONS, EPOCHS = st.integers(1, 3), st.integers(1, 4), st.integers(1, 
     st.dictionaries(FUNCTIONS, st.tuples(NODES, EPOCHS)),
     st.integers(R - 1, R + 1),
 )
-def test_once_mqtt_says_it_all_there_is_nothing_to_add(known, newer, revision):
+def test_once_mqtt_has_everything_the_api_server_adds_nothing(known, newer, revision):
     """And until then no attachment is sent back to an older endpoint."""
     table = base(*(route(one, node, one, epoch) for one, (node, epoch) in known.items()))
     endpoints = [recorded(one, node, one, epoch, revision) for one, (node, epoch) in newer.items()]
@@ -162,7 +162,7 @@ def test_once_mqtt_says_it_all_there_is_nothing_to_add(known, newer, revision):
         pytest.param("node-1", id="no-object"),
     ],
 )
-def test_an_endpoint_that_nobody_understands(given):
+def test_an_endpoint_in_an_unknown_form(given):
     with pytest.raises(Rejected):
         endpoint(VPC, {"endpoint": given})
 

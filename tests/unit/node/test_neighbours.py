@@ -130,7 +130,7 @@ async def test_a_pod_that_is_gone_without_a_del_is_not_accused(watched):
     assert neighbours.condition().status
 
 
-async def test_another_pod_with_the_same_address_begins_anew(watched, config):
+async def test_another_pod_with_the_same_address_begins_again(watched, config):
     neighbours, node = watched
     clock = await silent(neighbours, node)
     node.kernel.add_namespace("/ns/2")
@@ -155,7 +155,7 @@ async def test_many_are_counted_and_some_are_named(node, config):
     assert len(neighbours.failed) == NAMED + 1
 
 
-async def test_a_kernel_that_does_not_answer_accuses_nobody(watched, monkeypatch):
+async def test_a_kernel_that_does_not_answer_accuses_no_pod(watched, monkeypatch):
     neighbours, node = watched
     clock = Clock(neighbours)
     await clock.rounds(1)

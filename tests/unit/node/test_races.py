@@ -164,7 +164,7 @@ async def test_an_add_that_cannot_be_recorded_leaves_what_others_attached(node, 
     assert HOST_END in node.kernel.host.links
 
 
-async def test_a_dead_pods_record_that_cannot_be_removed_keeps_nobody_waiting(node, config, monkeypatch):
+async def test_a_dead_pods_record_that_cannot_be_removed_keeps_no_other_waiting(node, config, monkeypatch):
     node.kernel.add_namespace("/ns/2")
     await node.cni("ADD", config())
     await node.cni("ADD", config("H", last=2), container="c2", netns="/ns/2")
@@ -176,7 +176,7 @@ async def test_a_dead_pods_record_that_cannot_be_removed_keeps_nobody_waiting(no
     assert KEY in node.store.attachments
 
 
-async def test_the_vpc_goes_while_somebody_asks_what_is_missing(node, config, monkeypatch):
+async def test_the_vpc_goes_while_missing_objects_are_read(node, config, monkeypatch):
     await node.cni("ADD", config())
     attachment, read = node.store.attachments[KEY], node.kernel.objects
 
@@ -190,7 +190,7 @@ async def test_the_vpc_goes_while_somebody_asks_what_is_missing(node, config, mo
     assert f"link {HOST_END}" in await node.sync.missing(attachment)
 
 
-async def test_routes_of_a_vpc_that_is_left_are_nobodys_doing(node, config):
+async def test_routes_of_a_vpc_without_pods_are_no_drift(node, config):
     await node.cni("ADD", config())
     set_table(node.store, 1, table(2, 3))
     await until(lambda: len(remote(node)) == 2)
@@ -202,7 +202,7 @@ async def test_routes_of_a_vpc_that_is_left_are_nobodys_doing(node, config):
     assert node.metrics.drift._value.get() == 0
 
 
-async def test_what_nobody_has_accounted_for_is_nobodys_doing(node, config):
+async def test_unaccounted_objects_are_no_drift(node, config):
     await node.cni("ADD", config())
     await node.stop()
     for path in (node.directory / "attachments").iterdir():
@@ -215,7 +215,7 @@ async def test_what_nobody_has_accounted_for_is_nobodys_doing(node, config):
     assert node.metrics.drift._value.get() == 0
 
 
-async def test_what_was_lost_with_a_failure_is_nobodys_doing(node, config, monkeypatch):
+async def test_objects_lost_with_a_failure_are_no_drift(node, config, monkeypatch):
     monkeypatch.setattr("galactic.node.dataplane.sync.BACKOFF_SECONDS", (0.01, 0.01))
     await node.cni("ADD", config())
     write = node.kernel.write_encaps
@@ -231,7 +231,7 @@ async def test_what_was_lost_with_a_failure_is_nobodys_doing(node, config, monke
     assert node.metrics.drift._value.get() == 0
 
 
-async def test_what_somebody_changed_is_named(node, config):
+async def test_objects_changed_by_another_program_are_named(node, config):
     await node.cni("ADD", config())
     set_table(node.store, 1, table(2, 3))
     await until(lambda: len(remote(node)) == 2)

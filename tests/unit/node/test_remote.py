@@ -309,7 +309,7 @@ def test_a_dump_that_is_as_wanted_leaves_nothing_to_do():
     assert not list(resync.jobs())
 
 
-def test_what_somebody_changed_is_counted_and_put_right():
+def test_routes_changed_by_another_program_are_counted_and_restored():
     routes = RemoteRoutes()
     routes.set_table(Source.MQTT, 1, table(route(1), route(2), route(3)))
     routes.tracker.drain()
@@ -329,7 +329,7 @@ def test_what_was_still_to_be_written_is_no_drift():
     assert repaired({}, resync) == in_kernel(route(1))
 
 
-def test_what_is_there_at_start_is_adopted_and_goes_when_a_table_says_otherwise():
+def test_routes_at_start_are_adopted_and_go_by_the_first_table():
     routes = RemoteRoutes()
     kernel = in_kernel(route(1), route(2))
     resync = RouteResync({TABLE: routes})

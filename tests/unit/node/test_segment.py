@@ -118,7 +118,7 @@ async def test_the_prefix_comes_from_its_own_segment_only(node):
     assert kube.selectors == {"metadata.name=node-1"}
 
 
-async def test_status_says_what_is_attached(node, config):
+async def test_status_lists_the_attachments(node, config):
     kube = Server()
     kube.set("2001:db8:ff01:100::/56")
     async with reporting(node, kube) as segment:

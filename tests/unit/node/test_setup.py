@@ -132,7 +132,9 @@ async def test_the_packet_filter_follows_the_uplinks(host_setup, machine, clock,
     assert machine.done[-1] == "intact"
 
 
-async def test_what_somebody_changed_is_put_back_and_counted(host_setup, machine, clock, drifted):
+async def test_settings_changed_by_another_program_are_restored_and_counted(
+    host_setup, machine, clock, drifted
+):
     await host_setup.check()
     assert drifted == []  # at the start it is not drift
     machine.broken = ("IPv4 INPUT", "IPv6 PREROUTING")

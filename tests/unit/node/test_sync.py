@@ -41,7 +41,7 @@ async def test_a_node_without_a_prefix_waits_and_starts_once_it_has_one(node):
         nonlocal asked
         asked += 1
         if asked > 100:
-            raise AssertionError("asks again and again, and nobody else gets a turn")
+            raise AssertionError("polls without end, and no other task gets a turn")
 
     known, facts = [], node.sync._host
     sync = Sync(node.kernel, node.store, lambda: facts() if known else unknown(), node.metrics)
@@ -274,7 +274,7 @@ async def test_an_epoch_taken_without_knowledge_is_corrected_once(node, config):
     )
 
 
-async def test_an_epoch_beats_what_the_table_says_at_add(node, config):
+async def test_an_epoch_exceeds_the_tables_at_add(node, config):
     node.kernel.add_namespace("/ns/2")
     await node.cni("ADD", config("H", last=7), container="c2", netns="/ns/2")
     ahead = node.store.attachments[1234, 43].epoch + 10**18
@@ -290,7 +290,7 @@ async def lose_records(node):
         path.unlink()
 
 
-async def test_attachments_that_no_record_knows_stay_until_somebody_accounts_for_them(node, config):
+async def test_attachments_without_a_record_stay_until_they_are_accounted_for(node, config):
     node.kernel.add_namespace("/ns/2")
     await node.cni("ADD", config())
     await node.cni("ADD", config("H", last=2), container="c2", netns="/ns/2")
@@ -315,7 +315,7 @@ async def test_attachments_that_no_record_knows_stay_until_somebody_accounts_for
     assert remote(node) == {"9"}
 
 
-async def test_orphans_that_are_nobodys_go_with_their_vpc(node, config):
+async def test_orphans_without_an_owner_go_with_their_vpc(node, config):
     await node.cni("ADD", config())
     await lose_records(node)
     await node.start()
@@ -329,7 +329,7 @@ async def test_what_was_detached_while_away_is_no_orphan(node, config):
     await lose_records(node)
     await node.cni("DEL", config())
     await node.start()
-    assert node.store.attachments.unaccounted == {(1234, 42)}, "a DEL that nobody remembers says nothing"
+    assert node.store.attachments.unaccounted == {(1234, 42)}, "a DEL without a record changes nothing"
     node.store.detach((1234, 42))
     await until(lambda: HOST_END not in node.kernel.host.links)
 
@@ -383,7 +383,7 @@ async def test_looking_does_not_read_routes(node, config):
     assert node.kernel.reads == reads
 
 
-async def test_a_pod_that_fails_is_tried_again_and_keeps_nobody_waiting(node, config, monkeypatch):
+async def test_a_pod_that_fails_is_tried_again_and_keeps_no_other_waiting(node, config, monkeypatch):
     monkeypatch.setattr("galactic.node.dataplane.sync.BACKOFF_SECONDS", (0.01, 0.3))
     await node.cni("ADD", config())
     attachment = node.store.attachments[1234, 42]

@@ -224,7 +224,7 @@ def test_rereading_waits_longer_each_time():
     assert waits(table, 0.0, 8, news) == [3.0, 6.0, 12.0, 24.0, 48.0, 60.0, 60.0, 60.0]
 
 
-def test_what_is_the_same_each_time_is_hardly_read_any_more_until_somebody_publishes():
+def test_a_table_that_stays_broken_is_read_ever_less_often_until_a_publish():
     """A head that does not fit its shards, and no router that mends it."""
     router, table = Router(), TableReplica(1, "default", 0.0)
     router.change(1, 1)
@@ -282,7 +282,7 @@ def test_a_table_that_was_wiped_while_we_have_routes_is_doubted(after):
     last = router.change(1, None)
     ((kind, head),) = router.snapshot()
     assert not receive(table, kind, head, 1.0)
-    assert table.routes, "whoever cleared it, what runs goes on"
+    assert table.routes, "a cleared topic withdraws no routes"
     assert not table.settled
     assert table.overdue(1.0 + PATIENCE)
     if after:
@@ -343,7 +343,7 @@ def test_whatever_the_channel_does_the_table_is_one_that_was_published(steps, ra
             if table.revision is not None:
                 assert table.routes == packed(router.history[table.revision])
             published = follow(published, table)
-            assert published == table.routes, "whoever follows what changed has the same table"
+            assert published == table.routes, "a reader of the changes has the same table"
     come_to_rest(table, router, now)
 
 

@@ -142,7 +142,7 @@ async def test_lost_records_are_rebuilt_and_until_then_nothing_is_deleted(attach
         assert unaccounted.problem is None
         await node.sync.wait_applied(KEY)
     assert state(node.kernel) == before
-    assert not any(node.kernel.writes), "an address that is set anew is away for a moment"
+    assert not any(node.kernel.writes), "an address that is set again is away for a moment"
     assert (await node.cni("DEL")).code == 0
     assert not node.store.attachments
 

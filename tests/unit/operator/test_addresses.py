@@ -58,7 +58,7 @@ def test_the_low_addresses_are_left_to_people(network, first):
     assert claim_of(Addresses(), key(1), networks(network)) == [first]
 
 
-def test_a_named_address_is_not_allocated_until_nobody_names_it():
+def test_a_named_address_is_not_allocated_while_it_is_named():
     allocations = Addresses()
     of = networks("10.1.1.0/30")
     wanted = networks("10.1.1.2/32")

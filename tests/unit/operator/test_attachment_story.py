@@ -288,7 +288,7 @@ async def test_a_namespace_has_its_share_of_another_namespaces_vpc(clusters):
     await cluster.stop()
 
 
-async def test_the_owner_says_who_may_terminate(cluster):
+async def test_the_owner_decides_who_may_terminate(cluster):
     chosen = {"from": "Selector", "selector": {"matchLabels": {"name": "other"}}}
     cluster.vpc("v", allowedNamespaces={"from": "All"}, allowedTerminations={"from": "Same"})
     cluster.attachment("a", "default/v", "10.1.1.1/24", namespace="other", routes=OUTER)
@@ -442,7 +442,7 @@ async def test_a_grant_lets_in_and_its_end_marks_but_does_not_cut(cluster):
     assert cluster.condition("Ready", "b", "other")["reason"] == "NotGranted"
 
 
-async def test_vpc_with_attachments_waits_and_says_for_whom(cluster):
+async def test_vpc_with_attachments_waits_and_names_them(cluster):
     cluster.vpc("v")
     cluster.attachment("a")
     await cluster.settled()
@@ -742,10 +742,10 @@ async def test_leading_again_forgets_nothing_and_hands_nothing_out_twice(cluster
         cluster.attachment(f"a{index}")
     await cluster.settled()
     assert [cluster.status(f"a{index}")["addresses"] for index in range(1, 4)] == before
-    everybody = [
+    addresses = [
         cluster.status(name)["addresses"][0] for name in ["b", *(f"a{index}" for index in range(1, 10))]
     ]
-    assert len(set(everybody)) == 10
+    assert len(set(addresses)) == 10
 
 
 def _both(cluster, standby):

@@ -183,7 +183,7 @@ def labels(cluster):
     return cluster.api.stored(VPC_ATTACHMENTS, "a", "other")["metadata"]["labels"]
 
 
-async def test_a_revoked_grant_detaches_where_the_vpc_says_so(guest):
+async def test_a_revoked_grant_detaches_where_the_vpc_has_it(guest):
     addresses = guest.status("a", "other")["addresses"]
     revoke(guest)
     await guest.settled()

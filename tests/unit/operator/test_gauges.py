@@ -38,7 +38,7 @@ def test_what_is_not_ready_is_counted_by_kind_and_reason():
     assert sum(counts.values()) == 3
 
 
-def test_a_vpc_tells_who_is_in_it_and_how_full_it_is():
+def test_metrics_of_a_vpc_count_attachments_and_addresses():
     allocator = Allocator()
     networks = [ip_network(text) for text in ("10.1.1.5/32", "10.1.1.6/32", "172.16.0.0/16", "fd00::2/128")]
     allocator.of(("ns", "blue")).addresses.claim(("ns", "a"), networks)

@@ -110,7 +110,7 @@ def test_what_is_read_again_is_what_was_read():
     assert caches.pods.get(("ns", "p1")).place.started
 
 
-def test_an_endpoint_keeps_what_decides_and_the_rest_is_written_by_nobody_here():
+def test_an_endpoint_keeps_the_fields_that_the_operator_reads():
     caches = Caches()
     caches.segments.set(segment([1]))
     kept = caches.segments.get(("", "node-1"))

@@ -77,7 +77,7 @@ async def test_a_name_too_long_for_a_label_is_shortened_and_stays_unique(ready):
     assert all(len(label.partition("/")[2]) <= 63 for label in nodes(ready))
 
 
-async def test_an_attachment_says_its_vpc_from_when_it_is_in_use(ready):
+async def test_an_attachment_has_its_vpcs_label_while_it_is_in_use(ready):
     assert VPC_LABEL not in labels(ready, VPC_ATTACHMENTS)
     ready.api.requests.clear()
     carry(ready, "p", "node-1")

@@ -26,7 +26,7 @@ def pod(cluster, name, *, vpc="v", attachment=None, namespace="default", label=G
     cluster.api.put(PODS, {"metadata": metadata, "spec": {}, "status": {"phase": "Pending"}}, namespace)
 
 
-async def test_a_pod_says_which_networks_its_attachment_accepts(cluster):
+async def test_a_pods_annotation_sets_the_networks_that_its_attachment_accepts(cluster):
     cluster.vpc("v", "10.1.1.0/24", "10.96.0.0/12")
     metadata = {
         "name": "web",

@@ -73,7 +73,7 @@ async def test_what_goes_while_it_is_listed_is_gone(cluster):
     assert cluster.reconciler.caches.attachments.get(KEY) is None
 
 
-async def test_a_vpc_is_held_by_whoever_comes_while_its_status_is_written(cluster):
+async def test_a_vpc_is_held_by_an_attachment_that_comes_while_its_status_is_written(cluster):
     cluster.vpc("v")
     cluster.attachment("a")
     await cluster.settled()

@@ -134,7 +134,7 @@ async def test_a_router_outside_of_the_cluster_is_not_missed(
     await cluster.stop()
 
 
-def test_what_a_node_has_anew() -> None:
+def test_an_endpoint_that_a_node_has_again() -> None:
     assert arrived(None, segment(1)) == {KEY}
     assert arrived(segment(1), segment(2)) == {KEY}
     assert arrived(segment(1), segment(1)) == set()

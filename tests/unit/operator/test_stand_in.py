@@ -66,7 +66,7 @@ async def carried(cluster: Any) -> None:
 
 
 @pytest.mark.usefixtures("hasty")
-async def test_nobody_leads(cluster: Any) -> None:
+async def test_no_router_leads(cluster: Any) -> None:
     lease(cluster.api, "")
     await carried(cluster)
     reports(cluster, "node-1", reported(cluster, "node-1", 7))

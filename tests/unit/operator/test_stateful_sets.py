@@ -222,7 +222,7 @@ async def test_scaled_down_it_is_kept_and_then_released(kept):
     assert kept.condition("Retained", "db-1") is None
     sets.scale(1)
     await quiet(KEEP * 0.9)
-    assert attachment(kept, "db-1"), "the time began anew"
+    assert attachment(kept, "db-1"), "the time began again"
     await quiet(KEEP * 0.2)
     assert attachment(kept, "db-1") is None
     assert attachment(kept, "db-0")

@@ -138,7 +138,7 @@ async def test_it_follows_the_agents_pod(clusters: Any) -> None:
     await cluster.stop()
 
 
-async def test_whoever_wants_to_open_nodes_otherwise_says_so(clusters: Any) -> None:
+async def test_the_removal_of_the_taint_can_be_turned_off(clusters: Any) -> None:
     cluster = await started(clusters, OURS, remove_node_taint=False)
     await report(cluster, READY)
     assert taints(cluster) == [OURS]

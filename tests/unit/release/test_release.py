@@ -32,7 +32,7 @@ def test_the_first_engine_that_works_is_taken(works, chosen):
     assert engine("", lambda name: None if name in works else "does not work: no service") == chosen
 
 
-def test_where_nothing_builds_images_it_says_what_was_tried_and_what_to_do():
+def test_without_a_builder_of_images_it_lists_the_attempts_and_the_remedy():
     with pytest.raises(SystemExit) as ended:
         engine("", lambda name: f"does not work: {name} is tired")
     for expected in (
@@ -153,7 +153,7 @@ def test_the_image_asks_for_the_extras_that_are_listed_as_its_own():
         ("Proprietary", False),
     ],
 )
-def test_a_licence_that_nobody_has_thought_about_is_refused(expression, may):
+def test_an_unreviewed_licence_is_refused(expression, may):
     assert licences.allowed(expression) is may
 
 

@@ -65,7 +65,9 @@ class Broker:
             if not payload:
                 del self.retained[("vpcs", adj_rib_out.vpc, *topic)]
             after = self.joined()
-            assert after in (None, before, self.advertised), "a joining node believes a table that never was"
+            assert after in (None, before, self.advertised), (
+                "a joining node accepts a table that never existed"
+            )
         adj_rib_out.confirmed(pack)
         if pack.head is None:
             self.revision = 0
@@ -78,7 +80,7 @@ class Broker:
         return retained
 
     def joined(self) -> dict[str, Route] | None:
-        """The table that a joining node believes; None: it waits."""
+        """The table that a joining node accepts; None: it waits."""
         retained = self.read().tables.get(VPC)
         if retained is None or retained.head is None:
             return None

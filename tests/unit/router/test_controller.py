@@ -107,7 +107,7 @@ async def test_registrations_become_changes_and_then_the_retained_table(topology
         assert [change.previous for change in sent] == [0, *(change.revision for change in sent[:-1])]
 
 
-async def test_a_move_is_one_set_and_what_the_old_node_says_then_changes_nothing(
+async def test_a_move_is_one_set_and_the_old_nodes_later_message_changes_nothing(
     topology, broker, until
 ) -> None:
     async with router(broker) as controller:

@@ -148,7 +148,7 @@ async def test_one_is_chosen_and_the_next_when_it_dies(time) -> None:
             assert not a[-1]
 
 
-async def test_an_api_server_that_was_away_changes_nobody(time) -> None:
+async def test_an_api_server_that_was_away_changes_no_leader(time) -> None:
     server = Server()
     async with candidate(by_lease(server, "a", time)) as (a, _):
         await time.passes(LOOK)
@@ -241,7 +241,7 @@ async def test_a_lock_chooses_one_and_its_loss_is_not_reported(until) -> None:
             await until(lambda: a == [True, True])
 
 
-async def test_a_lock_is_given_back_when_the_broker_says_that_another_leads(until) -> None:
+async def test_a_lock_is_given_back_when_another_claim_is_retained(until) -> None:
     lock = Lock(asyncio.Lock())
     election = LockElection(lock, retry=0.01)
     async with candidate(election) as (leading, _):

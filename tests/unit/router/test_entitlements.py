@@ -102,7 +102,9 @@ async def test_what_a_node_registers_is_checked(
         assert reason is None or count(controller, reason) == 1
 
 
-async def test_half_of_the_internet_is_nobodys_until_the_operator_says_so(topology, broker, until) -> None:
+async def test_half_of_the_internet_is_rejected_until_the_operator_entitles_to_it(
+    topology, broker, until
+) -> None:
     """A node of a shared VPC announces it; and a path that overtakes its list is installed when the list comes."""
     publish(broker, entry(1, "10.1.1.1/32"))
     async with router(broker) as controller:

@@ -1,4 +1,4 @@
-"""Nothing that arrives is believed, and nothing stops the router: each thing that is wrong is dropped and counted."""
+"""Every message is checked, and none stops the router: a wrong one is dropped and counted."""
 
 import asyncio
 import json
@@ -140,9 +140,7 @@ BAD = [
     pytest.param(registration(networks=["224.0.0.0/4"]), "InvalidNetwork", id="multicast"),
     pytest.param(registration(networks=["127.0.0.0/8"]), "InvalidNetwork", id="loopback"),
     pytest.param(registration(sid="2001:db8:ff01:200::4d2:1"), "SidOutsidePrefix", id="another-node's-sid"),
-    pytest.param(
-        registration(sid="2001:db8:ffff:100::4d2:1"), "SidOutsidePrefix", id="sid-in-nobody's-prefix"
-    ),
+    pytest.param(registration(sid="2001:db8:ffff:100::4d2:1"), "SidOutsidePrefix", id="sid-in-no-prefix"),
     pytest.param(registration(sid="2001:db8:ff01:100::4d3:1"), "SidMismatch", id="sid-of-another-vpc"),
     pytest.param(registration(function="0002"), "SidMismatch", id="sid-of-another-function"),
     pytest.param(registration(sid="10.0.0.1"), "InvalidIdentifier", id="sid-is-ipv4"),
@@ -230,7 +228,7 @@ async def test_topics_that_there_are_not(topic: str) -> None:
         await it.handled()
         it.store.commit(HORIZON)
         assert not it.store.tables.routes(0x4D2)
-        assert it.counted() == {}, "nobody subscribes to them"
+        assert it.counted() == {}, "they are not subscribed to"
 
 
 @pytest.mark.parametrize(

@@ -182,7 +182,7 @@ def test_what_goes_for_a_vpc_that_is_not_listed(topology, unlisted: Unlisted, cl
     assert sorted(plane.commit()[0].values()) == clusters
 
 
-def test_a_restart_does_not_give_a_vpc_to_somebody_else(topology) -> None:
+def test_a_restart_does_not_give_a_vpc_to_another_cluster(topology) -> None:
     before, after = Plane(topology), Plane(topology)
     before.attach(EAST, "10.1.1.1/32", epoch=500)
     before.commit()
@@ -299,7 +299,7 @@ def test_prefixes_that_only_overlap(plane, topology, length: int) -> None:
     assert plane.commit() == ({"10.1.1.1/32": "east"}, ["PrefixTaken"])
 
 
-def test_a_restart_does_not_give_a_prefix_to_somebody_else(topology) -> None:
+def test_a_restart_does_not_give_a_prefix_to_another_node(topology) -> None:
     before, after = Plane(topology), Store(checked=False)
     before.attach(EAST, "10.1.1.1/32")
     before.commit()
@@ -355,7 +355,7 @@ def test_a_file_of_admissions() -> None:
         pytest.param(b"\xff\xfe\x00", "not YAML", id="bytes"),
     ],
 )
-def test_a_file_that_says_nothing_usable(text: str, reason: str) -> None:
+def test_a_file_without_usable_content(text: str, reason: str) -> None:
     with pytest.raises(Rejected, match=r".*") as caught:
         parse(text)
     assert reason in str(caught.value)

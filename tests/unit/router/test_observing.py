@@ -88,7 +88,7 @@ async def test_a_clock_that_is_ahead_by_less_is_followed(topology, broker, until
 
 
 @pytest.mark.parametrize("term", HOSTILE)
-async def test_a_term_that_nobody_can_be_in_deposes_nobody(topology, broker, until, term: int) -> None:
+async def test_an_impossible_term_deposes_no_leader(topology, broker, until, term: int) -> None:
     publish_retained(broker, (LEADER, encode(Leader("somebody", term))))
     async with router(broker) as controller:
         await until(lambda: controller.idle)

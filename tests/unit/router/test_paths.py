@@ -1,4 +1,4 @@
-"""Nothing is believed: every lie of a node, and what it is called."""
+"""Every false registration of a node is rejected, each with its reason."""
 
 import msgspec
 import pytest

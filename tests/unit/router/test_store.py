@@ -185,20 +185,20 @@ def test_with_attachments(topology) -> None:
     _run(topology, Checked)
 
 
-def test_the_newest_sequence_wins_whoever_brings_it(topology) -> None:
+def test_the_newest_sequence_wins_from_either_writer(topology) -> None:
     store = Store(checked=False)
     node_ref, endpoint = NodeRef("default", "n1"), topology.endpoint("n1", 1, "10.1.1.1/32")
     store.nodes.set_prefix(node_ref, topology.prefix("n1"))
     assert store.nodes.set_endpoints(node_ref, 5, (endpoint,))
     assert not store.nodes.set_endpoints(node_ref, 4, ())
     assert not store.nodes.set_endpoints(node_ref, 5, ()), (
-        "the same number and something else is not to be believed"
+        "the same sequence with other endpoints is rejected"
     )
     assert store.nodes.set_endpoints(node_ref, 5, (endpoint,)), "the same again does no harm"
     store.commit(10)
     assert list(store.tables.routes(0x4D2)) == ["10.1.1.1/32"]
     store.nodes.remove(node_ref)
-    assert store.nodes.set_endpoints(node_ref, 1, ()), "a node that comes back starts anew"
+    assert store.nodes.set_endpoints(node_ref, 1, ()), "a node that comes back starts again"
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def test_a_move_goes_to_the_newest_epoch_even_of_a_clock_that_runs_ahead(topolog
     assert reasons(after) == ["StaleEpoch"]
 
 
-def test_an_epoch_too_far_ahead_is_not_believed_unless_it_is_in_force(topology) -> None:
+def test_an_epoch_too_far_ahead_is_rejected_unless_it_is_in_force(topology) -> None:
     registered = segments(topology, n1=(topology.endpoint("n1", 1, "10.1.1.1/32", epoch=FAR),))
     fresh = table(registered, None, {}, HORIZON)
     assert routes(fresh) == {}
@@ -110,7 +110,7 @@ def test_two_live_nodes_with_one_epoch_do_not_fight(topology) -> None:
     )
 
 
-def test_a_network_that_nobody_had_goes_to_who_attached_first(topology) -> None:
+def test_a_network_without_a_holder_goes_to_the_first_attachment(topology) -> None:
     registered = segments(
         topology,
         n1=(topology.endpoint("n1", 1, "10.1.1.9/32", epoch=20),),

@@ -444,7 +444,7 @@ async def test_a_network_inside_another_namespaces_termination_is_refused(
     assert (await dispatcher.validate(request(VPC_ATTACHMENTS, inner))).refusal is None
 
 
-async def test_the_owner_says_who_may_terminate(
+async def test_the_owner_decides_who_may_terminate(
     dispatcher: Dispatcher, api: MemoryApi, cluster: Cluster
 ) -> None:
     closed = vpc(allowedNamespaces={"from": "All"}, allowedTerminations={"from": "Same"})
