@@ -82,7 +82,7 @@ class StandIns:
 
 
 class EveryPod:
-    """The authority on who is attached, without an API server."""
+    """The entitlements of all pods, without an API server."""
 
     async def entitled(self, _pod: PodRef, name: str) -> PluginConfig:
         number = int(name.removeprefix("bench/a"))

@@ -36,7 +36,7 @@ WRITES: Final = {
         {"level": "None"},
     ],
 }
-"""The audit policy: who wrote what, and nothing of what was read."""
+"""The audit policy: writes with their users, and no reads."""
 
 
 def free_port() -> int:

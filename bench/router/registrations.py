@@ -43,7 +43,7 @@ def functions(node: int) -> range:
     return range((node - 1) * EACH + 1, node * EACH + 1)
 
 
-async def ours(options: list[str]) -> tuple[float, float]:
+async def galactic_rate(options: list[str]) -> tuple[float, float]:
     """Registrations a second, and messages on ``changes`` for all of them."""
     with broker() as url:
         async with (
@@ -130,7 +130,7 @@ async def fan_out(folder: Path) -> float:
 async def main(repeats: int, options: list[str]) -> None:
     mine, messages, theirs = [], [], []
     for _ in range(repeats):
-        rate, sent = await ours(options)
+        rate, sent = await galactic_rate(options)
         mine.append(rate)
         messages.append(sent)
         with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""The chart on a real API server: installed, upgraded, rolled back, uninstalled; and its programs at work with the very
+"""The chart on a real API server: installed, upgraded, rolled back, uninstalled; and its programs at work with the
 rights that it gives them: a refused request fails a test, and so does a right that was never needed.
 
 One release; the tests run in the order of this file.
@@ -200,7 +200,7 @@ def has_token(lab: Lab) -> bool:
     return any("projected" in volume for volume in spec["volumes"])
 
 
-def kept(lab: Lab) -> list[object]:
+def objects_of_users(lab: Lab) -> list[object]:
     """Objects of users, which no upgrade may touch."""
     found = [lab.get("vpc", "kept", "-n", "default"), lab.get("vpcattachment", "kept", "-n", "default")]
     return [
@@ -216,13 +216,13 @@ def test_install_and_upgrade_from_the_previous_version(release: Release, helm: H
     assert not has_token(lab)
     theirs = [vpc("kept", "10.9.0.0/24"), attachment("kept", "kept")]
     theirs = [merged(manifest, nested("metadata.namespace", "default")) for manifest in theirs]
-    eventually("the kinds are served", lambda: taken(release, *theirs))
-    before = kept(lab)
+    eventually("the kinds are served", lambda: accepted(release, *theirs))
+    before = objects_of_users(lab)
     release.apply(*(made_by_a_webhook(kind) for kind in CONFIGURATIONS))
     release.run("upgrade", "galactic", str(CHART), values=VALUES)
     assert has_grants(lab), "an upgrade reaches the kinds"
     assert has_token(lab)
-    assert kept(lab) == before
+    assert objects_of_users(lab) == before
     stored = {
         (manifest["kind"], manifest["metadata"]["name"])
         for manifest in yaml.safe_load_all(release.run("get", "manifest", "galactic"))
@@ -559,17 +559,17 @@ def test_the_api_server_reads_the_roles_as_the_tests_do(release: Release, helm: 
 
 def test_rollback(release: Release) -> None:
     lab = release.lab
-    before, credentials = kept(lab), broker_secrets(lab)
+    before, credentials = objects_of_users(lab), broker_secrets(lab)
     release.run("rollback", "galactic", "1")
     assert not lab.kubectl("get", ",".join(CONFIGURATIONS), "galactic-admission", "--ignore-not-found")
     assert not has_grants(lab)
     assert not has_token(lab)
-    assert kept(lab) == before
+    assert objects_of_users(lab) == before
     assert broker_secrets(lab) == credentials
     release.run("upgrade", "galactic", str(CHART), values=VALUES)
     assert has_grants(lab)
     assert has_token(lab)
-    assert kept(lab) == before
+    assert objects_of_users(lab) == before
     eventually(
         "it still works", lambda: "denied the request" in refusal(release.lab, vpc("probe", "10.0.0.1/8"))
     )
@@ -652,7 +652,7 @@ def named(right: audit.Right) -> str:
     return "/".join((right.resource, *sorted(right.names)))
 
 
-def taken(release: Release, *things: dict[str, Any]) -> bool:
+def accepted(release: Release, *things: dict[str, Any]) -> bool:
     """Whether the API server accepts them; False while it does not serve their kinds yet."""
     try:
         release.apply(*things)

@@ -1,4 +1,4 @@
-"""Nodes' certificates at the broker, with a real API server, the very tokens of pods, and the chart's very rights."""
+"""Nodes' certificates for the broker, with a real API server, real tokens of pods, and the chart's own roles."""
 
 import asyncio
 import base64

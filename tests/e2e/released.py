@@ -112,7 +112,7 @@ def replaced(lab: Lab, before: dict[str, dict[str, Any]]) -> bool:
     return not before.keys() & pods(lab).keys() and settled(lab)
 
 
-def again(lab: Lab, pod: str) -> None:
+def recreate(lab: Lab, pod: str) -> None:
     """The pod of the examples is made again."""
     lab.kubectl("delete", "pod", "-n", "blue", pod, f"--timeout={POD_SECONDS}s")
     lab.kubectl("apply", "-f", EXAMPLES)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from released import COMPONENT, again, inside, pings, pods, settled, status, traffic
+from released import COMPONENT, inside, pings, pods, recreate, settled, status, traffic
 from story import POD_SECONDS, eventually
 
 from galactic_lab.builds import build_modules
@@ -127,7 +127,7 @@ def test_a_namespace_that_denies_all_is_still_a_vpc(enforced: Lab) -> None:
 
 
 def test_a_pod_that_starts_under_the_policy_is_attached(enforced: Lab) -> None:
-    again(enforced, "api")
+    recreate(enforced, "api")
     remote = serve(enforced, "api")
     for address in VPC:
         eventually(f"web fetches from {address}", partial(fetches, enforced, "web", address))
@@ -151,7 +151,7 @@ def test_galactic_works_under_the_policies_of_its_chart(enforced: Lab) -> None:
     enforced.kubectl("delete", "pods", "-n", NAMESPACE, "-l", components, f"--timeout={POD_SECONDS}s")
     eventually("others took their place", lambda: settled(enforced), POD_SECONDS)
     assert len(before.keys() - pods(enforced).keys()) == 5
-    again(enforced, "db")
+    recreate(enforced, "db")
     eventually("web reaches db", lambda: pings(enforced, "blue", "web", "10.1.1.3"))
     eventually("nothing is wrong", lambda: "Nothing is wrong." in status(enforced))
 

@@ -26,7 +26,7 @@ DEGRADED, UNREACHABLE = 3, 4
 
 @dataclass(frozen=True)
 class Cli:
-    """The command, as a user has it who has nothing but a kubeconfig."""
+    """The command, for a user with a kubeconfig alone."""
 
     lab: Lab
 

@@ -15,11 +15,11 @@ from released import (
     COMPONENTS,
     EXAMPLES,
     HELM_SECONDS,
-    again,
     helm,
     pings,
     pods,
     ready,
+    recreate,
     replaced,
     status,
     traffic,
@@ -113,5 +113,5 @@ def test_an_upgrade_and_a_rollback_under_traffic(examples: Lab) -> None:
             eventually(f"after {step[0]} nothing is wrong", lambda: "Nothing is wrong." in status(examples))
     history = json.loads(helm(examples, "history", "galactic", "--output=json"))
     assert [entry["status"] for entry in history] == ["superseded", "superseded", "deployed"]
-    again(examples, "db")
+    recreate(examples, "db")
     eventually("web reaches db", lambda: pings(examples, "blue", "web", "10.1.1.3"))

@@ -27,7 +27,7 @@ from galactic_lab.state import CONTROL, State, interpreter
 
 SECONDS = 600
 LIFETIME = Lifetime(timedelta(minutes=2))
-"""Each step of a change takes a twelfth of it, 10 s. A story that is held up for longer awaits the next change."""
+"""Each step of a change takes a twelfth of it, 10 s. A slower story waits for the next change."""
 PAUSE_SECONDS = 0.1
 """Between two requests: over one connection, as a process for each would take a processor for the whole story."""
 STEPS = [(2, False), (2, True), (1, True)]
@@ -73,7 +73,7 @@ def aged() -> dict[str, Any]:
 
 
 def step(server: Server) -> tuple[int, bool]:
-    """How many CAs are trusted, and whether the newest one's certificate is served."""
+    """The number of trusted CAs, and whether the newest one's certificate is served."""
     data = server.get(f"/api/v1/namespaces/galactic-system/secrets/{NAME}")["data"]
     newest, *older = x509.load_pem_x509_certificates(base64.b64decode(data["ca.crt"]))
     serving = x509.load_pem_x509_certificate(base64.b64decode(data["tls.crt"]))
@@ -81,7 +81,7 @@ def step(server: Server) -> tuple[int, bool]:
 
 
 def admitted(api: Server, thing: dict[str, Any]) -> None:
-    """The API server would create the object. A request that was held up is sent again; no other may fail."""
+    """The API server would create the object. A request that timed out is sent again; no other may fail."""
     until = time.monotonic() + HELD_UP_SECONDS
     while problem := api.dry_run(thing):
         assert HELD_UP.search(problem), problem

@@ -347,8 +347,8 @@ def test_no_rule_of_theirs_applies(net: Net, product: Product, theirs: str, ours
 
 @contextmanager
 def conversation(net: Net, client: str, server: str, family: int) -> Iterator[Callable[[bytes], bytes]]:
-    """A TCP connection from port 5555 that stays: gives a function that sends a word, and returns what the client has
-    back, which is the word if everything is well.
+    """A TCP connection from port 5555 that stays. Yields a function that sends a word and returns the echo, which is
+    the word if the connection works.
     """
     index = socket.AF_INET6 if family == 6 else socket.AF_INET
     own, at = ADDRESSES[client][family == 6], ADDRESSES[server][family == 6]

@@ -405,7 +405,7 @@ class Fabric:
             return found
 
     def answers(self, name: str, destination: str) -> bool:
-        """Whether a ping is answered. Who is held up for a second takes it for lost, so more than one is sent."""
+        """Whether a ping is answered. More than one is sent, because a slow machine may take one for lost."""
         return "received, 0% packet loss" in self.sh(
             self.spaces[name], f"ping -n -c1 -W1 {destination}", check=False
         )

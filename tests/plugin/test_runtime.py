@@ -111,7 +111,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory, patient: Callable[[int],
 
 @pytest.fixture(autouse=True)
 def _long_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The node controller gives up before the plugin does; here both are patient with who is held up."""
+    """The node controller gives up before the plugin does; here both wait long enough for a slow machine."""
     monkeypatch.setattr(calls, "APPLY_SECONDS", PATIENCE_SECONDS)
     monkeypatch.setattr(calls, "UNDO_SECONDS", PATIENCE_SECONDS)
 

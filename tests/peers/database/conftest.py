@@ -17,7 +17,7 @@ PATIENCE_SECONDS = 120
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither we nor the server are given up for being held up."""
+    """Long time-outs, for slow machines."""
     monkeypatch.setattr(session, "CONNECT_SECONDS", PATIENCE_SECONDS)
     monkeypatch.setitem(session._KEEPALIVES, "connect_timeout", PATIENCE_SECONDS)
     monkeypatch.setitem(session._KEEPALIVES, "tcp_user_timeout", 1000 * PATIENCE_SECONDS)

@@ -1,4 +1,4 @@
-"""A history is dumped and restored with the very commands of docs/operations/backup.md, under a router that runs."""
+"""A history is dumped and restored with the commands of docs/operations/backup.md, while a router runs."""
 
 import os
 import subprocess

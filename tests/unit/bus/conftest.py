@@ -109,9 +109,9 @@ def authority(tmp_path: Path) -> Callable[[str], Authority]:
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither we nor the broker are given up for being held up.
+    """Long time-outs, for slow machines.
 
-    But a Mosquitto that forgets to go on with a WebSocket is reminded by our keep-alive before a test gives up.
+    But the keep-alive is short enough for a Mosquitto that stops in the middle of a WebSocket frame: it continues then.
     """
     monkeypatch.setattr(inflight, "PUBACK_SECONDS", 600.0)
     monkeypatch.setattr(paho, "KEEPALIVE_SECONDS", 60)

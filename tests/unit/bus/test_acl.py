@@ -250,7 +250,7 @@ async def publish(publisher: Client, may: list[str], may_not: list[str]) -> None
     ],
 )
 async def test_who_may_receive(user: str, receives: set[str], broker: ShippedBroker) -> None:
-    """Neither what is retained nor what passes, however it subscribes; a node nothing of other nodes."""
+    """With any subscription a client receives only its topics, retained or live; a node nothing of other nodes."""
     topics = [TOPICS.leader, TOPICS.sync("r"), HEAD, CHANGES, TABLE, f"{BASE}/vpcs/0000000004d2/other/1"]
     theirs = [TOPICS.status(*B.split("/")), TOPICS.endpoints(*B.split("/"))]
     theirs.append(TOPICS.endpoints_shard(*B.split("/"), 0))

@@ -1,4 +1,4 @@
-"""The connectivity test outlasts an API server, or a webhook, that is held up for seconds."""
+"""The connectivity test outlasts an API server, or a webhook, that does not answer for seconds."""
 
 from typing import Any
 

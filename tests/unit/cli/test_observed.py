@@ -323,7 +323,7 @@ def test_rises_are_of_the_same_rules_and_devices() -> None:
 
 
 class _Nodes:
-    """Nodes of a cluster: each one's next answers, and the order of the requests."""
+    """Nodes of a cluster: the next answers of each, and the order of the requests."""
 
     def __init__(self, *answers: tuple[str, Any]) -> None:
         self._answers, self.asked = list(answers), [node for node, _ in answers]

@@ -1,4 +1,4 @@
-"""Certificates: at every moment of a life with renewals, what is served can be checked with what is trusted."""
+"""Certificates: at every moment of their renewals the trusted CAs verify the served certificate."""
 
 from datetime import UTC, datetime, timedelta
 

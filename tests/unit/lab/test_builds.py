@@ -33,7 +33,7 @@ def ignore(_done: float, _title: str) -> None:
 
 
 def test_it_is_built_once_however_many_ask() -> None:
-    """The first is held up until the others wait for it."""
+    """The first pauses until the others wait for it."""
     made: list[str] = []
     others = threading.Semaphore(0)
 

@@ -1,4 +1,4 @@
-"""Who is to be reached inside the lab may be starting, or held up."""
+"""A forwarded port reaches a program inside the lab that is starting or slow."""
 
 import asyncio
 import errno

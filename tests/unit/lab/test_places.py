@@ -1,4 +1,4 @@
-"""kubectl's request is sent again where a server was held up; every other error is raised at once."""
+"""A request of kubectl is sent again where a server timed out; every other error is raised at once."""
 
 import shlex
 from dataclasses import fields

@@ -81,7 +81,7 @@ async def watching(node, kube, clock=time.monotonic):
 
 
 def decided_by(node, watched):
-    """From here on the watch decides who is attached, as in the real controller."""
+    """From here on the watch decides which pods are attached, as in the real controller."""
     node.authority = node.server._calls._authority = watched
 
 

@@ -1,4 +1,4 @@
-"""The table of a VPC from MQTT's last word and the API server's: what counts, what stays, what goes."""
+"""The table of a VPC from MQTT's last table and the API server's endpoints: which routes are added, stay, and go."""
 
 import pytest
 from hypothesis import given

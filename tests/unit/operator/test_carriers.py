@@ -83,7 +83,7 @@ async def test_other_pods_do_not_carry_it(ready, pod):
 
 
 async def test_a_pod_carries_further_attachments_that_it_lists_for_multus(ready):
-    """Of its own namespace: another one's of that name is not meant."""
+    """Of its own namespace: an attachment of that name in another namespace is not affected."""
     ready.attachment("b")
     ready.attachment("c", "default/v", namespace="other")
     await ready.settled()

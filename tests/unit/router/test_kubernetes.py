@@ -204,7 +204,7 @@ async def test_false_registrations_become_events_and_not_too_many(
 async def test_a_node_that_is_a_moment_behind_a_change_is_not_accused(
     topology, cluster, broker, until, monkeypatch
 ) -> None:
-    """One attachment's address is changed, and its node follows; another node goes on with what is not its own."""
+    """One attachment's address is changed, and its node follows; another node keeps announcing a foreign address."""
     monkeypatch.setattr(attachment_events, "MOMENT_SECONDS", 0.4)
     monkeypatch.setattr(attachment_events, "REPEAT_SECONDS", 0.2)
 
