@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from galactic.errors import Unreachable
 from galactic.kube.api import Conflict, NotFound
 from galactic.kube.memory import MemoryApi, selected
 from galactic.kube.resources import NODES, PODS, VPCS
@@ -53,6 +54,26 @@ async def test_a_watch_goes_on_from_where_the_list_ended(api: MemoryApi) -> None
     api.put(VPCS, VPC | {"metadata": {"name": "w"}}, "ns")
     api.remove(VPCS, "v", "ns")
     assert [(await first).type, (await anext(stream)).type] == ["MODIFIED", "DELETED"]
+
+
+async def test_an_object_that_leaves_a_selection_is_deleted_from_its_watch(api: MemoryApi) -> None:
+    """And added to that of the selection that it enters, as the API server does."""
+    api.put(VPCS, VPC, "ns")
+    _, version = await api.list(VPCS)
+    of_a, of_b = (api.watch(VPCS, version, labels=f"team={team}") for team in "ab")
+    for team in ("b", "b", "a"):
+        api.change(VPCS, "v", {"metadata": {"labels": {"team": team}}}, "ns")
+    assert [(await anext(of_a)).type for _ in range(2)] == ["DELETED", "ADDED"]
+    assert [(await anext(of_b)).type for _ in range(3)] == ["ADDED", "MODIFIED", "DELETED"]
+
+
+async def test_a_restart_ends_watches(api: MemoryApi) -> None:
+    stream = api.watch(VPCS, "0")
+    waiting = asyncio.create_task(anext(stream))
+    await asyncio.sleep(0)
+    api.restart()
+    with pytest.raises(Unreachable):
+        await waiting
 
 
 async def test_what_a_deleted_object_owns_goes_with_it_once_finalizers_are_off(api: MemoryApi) -> None:
