@@ -199,9 +199,9 @@ def test_either_side_takes_it_back(peered: dict[str, Tenant], side: str, record_
         nowhere(peered, "blue", "red")
         for name, ping in (("near", near), ("far", far), ("back", back)):
             ping.kill()
-            said, _ = ping.communicate(timeout=ANSWER_SECONDS)
-            answers = [float(line.split("]")[0][1:]) for line in said.splitlines() if " ttl=" in line]
-            assert answers, said
+            output, _ = ping.communicate(timeout=ANSWER_SECONDS)
+            answers = [float(line.split("]")[0][1:]) for line in output.splitlines() if " ttl=" in line]
+            assert answers, output
             record_property(f"cut {name}", round(max(answers) - cut, 3))
     other = "red" if side == "blue" else "blue"
     eventually("the other side learns it", lambda: reason(peered[other]) == "NotNamedBack")
@@ -246,7 +246,7 @@ def test_networks_that_come_to_overlap_end_it(peered: dict[str, Tenant]) -> None
 
 
 def test_a_termination_is_not_exported(peered: dict[str, Tenant]) -> None:
-    """What is behind a pod of red, outside red's networks, is for red alone."""
+    """A network behind a pod of red, outside the networks of red, is for red alone."""
     red, blue = peered["red"], peered["blue"]
     behind = [{"destination": "192.168.7.0/24", "via": "10.2.1.1"}]
     red.run("p1", ["ip", "address", "add", "192.168.7.1/32", "dev", "lo"])
@@ -285,8 +285,8 @@ def test_restarts_lose_nothing(peered: dict[str, Tenant], replicas: Lab) -> None
         everywhere(peered, "blue", "red")
         for ping in (near, far):
             ping.send_signal(signal.SIGINT)
-            said, _ = ping.communicate(timeout=ANSWER_SECONDS)
-            seen = [int(number) for number in re.findall(r"icmp_seq=(\d+) ttl", said)]
+            output, _ = ping.communicate(timeout=ANSWER_SECONDS)
+            seen = [int(number) for number in re.findall(r"icmp_seq=(\d+) ttl", output)]
             assert seen == list(range(1, len(seen) + 1)), (
                 f"missing: {set(range(1, seen[-1] + 1)) - set(seen)}"
             )

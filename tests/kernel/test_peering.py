@@ -118,7 +118,7 @@ def test_a_large_packet_goes_by_the_nodes_own_sid(net: Net) -> None:
 
 
 def test_neither_is_left_by_a_forged_source(net: Net) -> None:
-    """A pod of VPC 1 writes to VPC 3 from its own address, and from none else: of VPC 3, and of nobody."""
+    """A pod of VPC 1 writes to VPC 3 from its own address, and from none else: of VPC 3, or of no pod."""
     forged = {
         f"{source} to {peer}": udp(source, ADDRESSES[peer][":" in source], payload())
         for peer in PODS

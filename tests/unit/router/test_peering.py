@@ -209,7 +209,7 @@ def test_a_vpc_keeps_its_own_route() -> None:
 
 
 def test_a_cluster_peers_its_own_attachments_alone() -> None:
-    """The west joined both VPCs, and says nothing of a peering, or says it alone."""
+    """The west joined both VPCs, and publishes no peering, or one that the east does not publish."""
     tables = peered("east")
     tables.register(NODES[0], 1, (2, 1, ("10.2.1.1/32",)))
     tables.register(NODES[2], 1, (2, 2, ("10.2.1.2/32",)), (1, 2, ("10.1.1.2/32",)))
