@@ -28,7 +28,9 @@ REPORT_SECONDS: Final = 30.0
 
 @dataclass
 class Result:
-    """``turns`` by phase, ``memory`` in bytes an attachment; ``spent`` a pod and ``change`` in processor seconds."""
+    """``whole``: writes while a pod comes and goes. ``turns`` by phase, ``memory`` in bytes an attachment; ``spent`` a
+    pod and ``change`` in processor seconds.
+    """
 
     nodes: int
     attachments: int
@@ -37,6 +39,7 @@ class Result:
     spent: dict[str, float] = field(default_factory=dict)
     writes: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     by_others: int = 0
+    whole: float = 0.0
     turns: dict[str, dict[str, Turns]] = field(default_factory=dict)
     memory: dict[str, dict[str, float]] = field(default_factory=dict)
     base: dict[str, int] = field(default_factory=dict)
@@ -180,6 +183,7 @@ class Measurement:
         self.result.turns["one change"] = await self.cluster.turns()
         writes = self._writes()
         total, kinds = sum(writes.values()) / self._changes, by_kind(writes, self._changes)
+        self.result.whole = total
         note(f"{total:.2f} writes while a pod comes and goes: {kinds}")
 
     async def _spent(self, work: Callable[[], Awaitable[None]]) -> dict[str, tuple[float, float]]:

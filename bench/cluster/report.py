@@ -21,6 +21,7 @@ def table(results: Sequence[Result]) -> Iterator[str]:
         return _line(title, *map(figure, results))
 
     yield row("API writes a pod", lambda result: f"{sum(result.writes.values()) / result.paced:.2f}")
+    yield row("API writes while a pod comes and goes", lambda result: f"{result.whole:.2f}")
     yield row("of nodes that it does not concern", lambda result: str(result.by_others))
     yield row("pods ready a second", lambda result: f"{result.ready_per_second:.0f}")
     yield row("processor time of a pod, ours", lambda result: _sum(result.spent, COMPONENTS))

@@ -15,7 +15,7 @@ from galactic.operator.addresses import Held
 from galactic.operator.context import ReconcileContext
 from galactic.operator.state import Invalid
 from galactic.operator.tally import settled_vpc
-from galactic.operator.vpcs import COUNT_SECONDS, Vpcs
+from galactic.operator.vpcs import Vpcs, count_delay
 from galactic.validation.accepting import accepted, declined
 from galactic.validation.attachment import ParsedAttachment, outside, parse_attachment
 from galactic.validation.grants import granted, may_terminate, refusal, termination_refusal
@@ -112,7 +112,11 @@ class Admission:
             return  # a pod still has it; a change of the NodeSegment leads here again
         self._wake(self._context.allocator.release(key))
         if vpc:
-            self._context.dirty(("vpc", vpc), COUNT_SECONDS)
+            self._count(vpc)
+
+    def _count(self, vpc: Key) -> None:
+        """The VPC's counts changed."""
+        self._context.dirty(("vpc", vpc), count_delay(self._context.caches.vpcs.get(vpc)))
 
     def _vpc(self, key: Key, name: Key, was_ready: bool) -> tuple[Vpc, bool]:
         """The VPC, ready for attachments, and whether its grant to the attachment was revoked."""
@@ -154,7 +158,7 @@ class Admission:
         self._wake(allocator.assign(key, vpc))
         for changed in (previous, vpc):
             if changed is not None:
-                self._context.dirty(("vpc", changed), COUNT_SECONDS)
+                self._count(changed)
 
     def _outside(
         self, spec: ParsedAttachment, addresses: tuple[Interface, ...], networks: tuple[Network, ...]

@@ -32,6 +32,7 @@ from galactic.operator.attached import InterfaceCheck, Interfaces, not_attached
 from galactic.operator.carriers import carriers, detached, marks, owners
 from galactic.operator.carriers import configuration as granted_configuration
 from galactic.operator.context import FINALIZER, ReconcileContext
+from galactic.operator.ending import EndingPods
 from galactic.operator.nad import configuration, definition, labels
 from galactic.operator.retention import Retention, may_carry, retention, stateful
 from galactic.operator.route_reporting import PATIENCE_SECONDS, Unpublished
@@ -58,6 +59,7 @@ class Attachments:
         self._unpublished = Unpublished()
         self._stand_in = StandIn(context)
         self._interfaces = Interfaces(context.rules.unattached_after)
+        self._ending = EndingPods()
 
     async def reconcile(self, key: Key) -> None:
         context = self._context
@@ -66,6 +68,7 @@ class Attachments:
             self._unpublished.state(context.caches, key, None)
             self._stand_in.forget(key)
             self._interfaces.forget(key)
+            self._ending.forget(key)
             self._admission.release(key)
             return
         meta = attachment.metadata
@@ -101,12 +104,28 @@ class Attachments:
                 self._interfaces.forget(key)
                 self._record_leaving(attachment)
                 pod_states[GRANTED] = LEAVING
-            await self._write(meta, attachment.status, admitted, problem, pod_states)
+            await self._settle(meta, attachment.status, admitted, problem, pod_states)
             if kept.again is not None:
                 context.dirty(("attachment", key), kept.again)
             self._record_sharing(key, meta)
             self._record_unattached(key, check)
         await self._keep_finalizer(key)
+
+    async def _settle(
+        self,
+        meta: Meta,
+        before: AttachmentStatus,
+        admitted: Admitted | None,
+        problem: Rejected | NotYet | None,
+        pod_states: Mapping[str, State | None],
+    ) -> None:
+        """Writes the status, unless the attachment goes with its pod a moment later."""
+        key = meta.namespace, meta.name
+        left = self._ending.left(self._context.caches, key, meta)
+        if left and problem is None and not pod_states.get(GRANTED):
+            self._context.dirty(("attachment", key), left)
+        else:
+            await self._write(meta, before, admitted, problem, pod_states)
 
     def _retention(self, attachment: VpcAttachment) -> Retention:
         """Whether it outlasts its pod, and for how long."""

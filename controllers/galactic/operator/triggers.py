@@ -20,12 +20,18 @@ from galactic.operator.services.index import Index, attachment_view, pod_view
 from galactic.operator.slices import Slice
 from galactic.operator.state import Agent, Invalid, Listener, Nad, Node, Pod
 from galactic.operator.tally import reference
-from galactic.operator.vpcs import COUNT_SECONDS
+from galactic.operator.vpcs import COUNT_SECONDS, count_delay
 from galactic.validation.networks import Network, host
 from galactic.validation.services import VpcService
 
 SETTLE_SECONDS: Final = 0.1
 """For which a Service waits for further changes of its Pods."""
+
+
+BINDING_SECONDS: Final = 0.1
+"""For which a Pod waits for its Node: its attachment is then made with the Node's label, and its first status has the
+carrier, which saves two writes. A scheduler without a backlog takes less, and a kubelet more until it calls the plugin.
+"""
 
 
 class Triggers(Listener):
@@ -62,7 +68,7 @@ class Triggers(Listener):
             if after:
                 self._members.setdefault(after, set()).add(key)
         if after and _attached(old) != _attached(new):
-            self._queue.add(("vpc", after), COUNT_SECONDS)
+            self._queue.add(("vpc", after), count_delay(self._caches.vpcs.get(after)))
         if old is None or new is None or _spec(old) != _spec(new):
             self._allocator.name(key, after, _named(new))
         self._place(key, old, new)
@@ -140,7 +146,7 @@ class Triggers(Listener):
 
     def pod_changed(self, key: Key, old: Pod | None, new: Pod | None) -> None:
         if new is not None and new.generated and (old is None or _place_of(old) != _place_of(new)):
-            self._queue.add(("pod", key))
+            self._queue.add(("pod", key), 0.0 if new.node else BINDING_SECONDS)
         self._index.pod(key, exists=new is not None)
         if pod_view(old) != pod_view(new):
             self._select(key[0], old, new)
@@ -195,8 +201,8 @@ def _pod_view(pod: Pod) -> object:
 
 
 def _place_of(pod: Pod) -> object:
-    """The part of a Pod that decides which attachment is made for it. A StatefulSet may adopt it later."""
-    return pod.metadata.uid, pod.ordinal
+    """The part of a Pod that decides which attachment is made for it, and when. A StatefulSet may adopt it later."""
+    return pod.metadata.uid, pod.ordinal, pod.node
 
 
 def _attached(attachment: VpcAttachment | Invalid | None) -> bool:

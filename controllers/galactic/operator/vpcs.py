@@ -19,7 +19,7 @@ from galactic.kube.conditions import (
 )
 from galactic.kube.resources import CONFIG_MAPS, VPCS
 from galactic.names import parse_vpc, vpc_hex
-from galactic.operator.context import ReconcileContext
+from galactic.operator.context import FINALIZER, ReconcileContext
 from galactic.operator.identifiers import identifier_taken
 from galactic.operator.peering import Peers
 from galactic.operator.state import Invalid
@@ -29,7 +29,15 @@ from galactic.validation.networks import Network, parse_networks
 NAMED: Final = 5
 """Attachments that a message names."""
 COUNT_SECONDS: Final = 1.0
-"""A change of a VPC's counts waits so long for further changes."""
+"""The first attachment of a VPC waits so long for further ones; the VPC then gets its finalizer."""
+COUNTS_SECONDS: Final = 5.0
+"""Later changes of a VPC's counts wait so long, so that pods that come and go cost few writes of its status."""
+
+
+def count_delay(vpc: Vpc | Invalid | None) -> float:
+    """Seconds until a change of its counts is written. A VPC that waits to be deleted does not wait for counts."""
+    settled = isinstance(vpc, Vpc) and vpc.metadata.deletion_timestamp is None
+    return COUNTS_SECONDS if vpc and settled and FINALIZER in vpc.metadata.finalizers else COUNT_SECONDS
 
 
 class Vpcs:

@@ -1,10 +1,13 @@
 """Pods with the annotation of a VPC: each gets an attachment of its own, and nothing is left of it afterwards."""
 
+import asyncio
+from collections import Counter
+
 import pytest
 
 from galactic.errors import Rejected, Unreachable
 from galactic.kube.api import Event
-from galactic.kube.resources import EVENTS, NAMESPACES, PODS, VPC_ATTACHMENTS
+from galactic.kube.resources import EVENTS, NAMESPACES, NODE_SEGMENTS, PODS, VPC_ATTACHMENTS
 from galactic.names import (
     ACCEPTED_ANNOTATION,
     ATTACHMENT_ANNOTATION,
@@ -93,6 +96,111 @@ async def test_constant_work_a_pod(cluster):
         await cluster.settled()
         counts.append(len([request for request in cluster.api.requests if request[1] != "VPC"]))
     assert counts == [150, 150]  # attachment, definition, status; no Event of what is ready at once
+
+
+def bound(cluster, name, node="n1", namespace="default"):
+    cluster.api.change(PODS, name, {"spec": {"nodeName": node}}, namespace)
+
+
+async def test_writes_of_a_pod_that_is_bound_at_once(cluster):
+    """The operator's four of the six: attachment, definition, status with the carrier, status with Attached. The node
+    writes its NodeSegment, the router the endpoint.
+    """
+    cluster.vpc("v", "10.1.0.0/16")
+    segment = {"metadata": {"name": "n1"}, "spec": {"prefix": "2001:db8:ff01:100::/56"}}
+    cluster.api.put(NODE_SEGMENTS, segment)
+    pod(cluster, "first")
+    bound(cluster, "first")
+    await cluster.settled()
+    cluster.api.requests.clear()
+    for number in range(50):
+        pod(cluster, f"web-{number}")
+        bound(cluster, f"web-{number}")
+    await cluster.settled()
+    names = [f"web-{number}-own" for number in range(50)]
+    reported = [
+        {
+            "vpc": "000000000001",
+            "function": "0001",
+            "attachment": f"default/{name}",
+            "sid": f"2001:db8:ff01:100::{number:x}",
+            "networks": ["10.1.0.1/32"],
+            "containerID": "c",
+            "ifname": "galactic0",
+            "netns": "/n",
+            "epoch": number + 1,
+        }
+        for number, name in enumerate(names)
+    ]
+    patch = {"status": {"endpoints": reported, "sequence": 1}}
+    cluster.api.change(NODE_SEGMENTS, "n1", patch, subresource="status")
+    for number, name in enumerate(names):
+        endpoint = {
+            "node": "n1",
+            "sid": f"2001:db8:ff01:100::{number:x}",
+            "networks": [],
+            "epoch": number + 1,
+        }
+        cluster.api.change(
+            VPC_ATTACHMENTS, name, {"status": {"endpoint": endpoint}}, "default", subresource="status"
+        )
+    await cluster.settled()
+    attached = [cluster.condition("Attached", name)["status"] for name in names]
+    assert attached == ["True"] * 50
+    labels = attachment(cluster, "web-7-own")["metadata"]["labels"]
+    assert labels["node.galactic.datumapis.com/n1"] == ""
+    by_kind = Counter((verb, kind) for verb, kind, name in cluster.api.requests if name in names)
+    assert by_kind == {
+        ("create", "VPCAttachment"): 50,
+        ("create", "NetworkAttachmentDefinition"): 50,
+        ("patch", "VPCAttachment"): 100,
+    }
+    others = Counter(kind for verb, kind, name in cluster.api.requests if name not in names)
+    assert others["VPC"] <= 3, "counts of fifty pods are one or two writes"
+    assert not others.keys() - {"VPC"}
+
+    cluster.api.requests.clear()
+    for number, name in enumerate(names):  # as they end: the sandbox, the endpoint, the pod
+        cluster.api.change(PODS, f"web-{number}", TERMINATING, "default")
+        cluster.api.change(
+            VPC_ATTACHMENTS, name, {"status": {"endpoint": None}}, "default", subresource="status"
+        )
+    patch = {"status": {"endpoints": [], "sequence": 2}}
+    cluster.api.change(NODE_SEGMENTS, "n1", patch, subresource="status")
+    await asyncio.sleep(2)
+    for number in range(50):
+        cluster.api.change(PODS, f"web-{number}", {"metadata": {"finalizers": []}}, "default")
+    await cluster.settled()
+    assert not any(attachment(cluster, name) for name in names)
+    by_kind = Counter((verb, kind) for verb, kind, name in cluster.api.requests if name in names)
+    assert by_kind == {("patch", "VPCAttachment"): 50}, "the finalizer of each"
+
+
+async def test_an_attachment_that_outlives_its_pod_for_long_has_a_status_that_is_true(cluster):
+    """The garbage collector is away."""
+    cluster.vpc("v", "10.1.0.0/16")
+    pod(cluster, "web")
+    bound(cluster, "web")
+    await cluster.settled()
+    assert cluster.status("web-own")["carriers"]
+    cluster.api.change(PODS, "web", TERMINATING, "default")
+    uid = cluster.api.stored(PODS, "web", "default")["metadata"]["uid"]
+    cluster.api.objects.pop((PODS.plural, "default", "web"))
+    cluster.reconciler.caches.pods.remove(("default", "web"), uid, "999999")
+    await cluster.settled()
+    assert cluster.status("web-own")["carriers"] == []
+
+
+async def test_a_pod_that_no_node_has_gets_its_attachment_all_the_same(cluster):
+    """Its problems are to be known before a node has room, and its definition before the kubelet asks."""
+    cluster.vpc("v", "10.1.0.0/16")
+    pod(cluster, "waits")
+    await cluster.settled()
+    assert cluster.status("waits-own")["ready"] is True
+    assert cluster.status("waits-own")["carriers"] == []
+    bound(cluster, "waits")
+    await cluster.settled()
+    assert [carrier["node"] for carrier in cluster.status("waits-own")["carriers"]] == ["n1"]
 
 
 async def test_a_rolling_update_ends_with_as_many_as_there_are_pods(cluster):
