@@ -241,6 +241,26 @@ CASES = [
         {},
     ),
     Case("GalacticPodsUnattached", {'galactic_operator_pods_unattached{instance="a"}': "0x48 1x1 0x10"}),
+    *(
+        Case("GalacticHostStopsPackets", node("condition", "1x40 0x20", f', type="{condition}"'), N1)
+        for condition in ("PacketFilter", "HostSettings")
+    ),
+    Case("GalacticHostStopsPackets", node("condition", "1x46 0x20", ', type="PacketFilter"')),
+    Case("GalacticHostStopsPackets", node("condition", "0x60", ', type="PathMTU"')),
+    Case("GalacticAttachmentsNotApplied", node("condition", "1x40 0x20", ', type="DefinitionsApplied"'), N1),
+    Case("GalacticAttachmentsNotApplied", node("condition", "1x60", ', type="DefinitionsApplied"')),
+    Case(
+        "GalacticPrefixRefused",
+        {
+            f'galactic_operator_refused_prefixes{{instance="{one}", reason="PrefixOverlap"}}': "1x60"
+            for one in "ab"
+        },
+        {"reason": "PrefixOverlap"},
+    ),
+    Case(
+        "GalacticPrefixRefused",
+        {'galactic_operator_refused_prefixes{instance="a", reason="PrefixOverlap"}': "1x20 _x40"},
+    ),
     Case(
         "GalacticObjectsNotReady",
         {'galactic_operator_unready_objects{instance="a", kind="VPC", reason="IdentifierTaken"}': "1x60"},

@@ -125,6 +125,7 @@ class Lease:
 
     ``run`` calls ``lead`` whenever this candidate holds the lease, and cancels it on its loss. ``holder``: the holder
     at the last request, empty for none. ``report`` gets the problem of every request, also while waiting, or None.
+    ``annotations`` are those of the Lease; ``annotate`` returns those that each renewal writes.
     """
 
     def __init__(
@@ -146,6 +147,8 @@ class Lease:
         self._pace = Pace(self._terms)
         self.holder = ""
         self.transitions = 0
+        self.annotations: Mapping[str, str] = {}
+        self.annotate: Callable[[], Mapping[str, str]] = dict
 
     @property
     def leads(self) -> bool:
@@ -184,14 +187,21 @@ class Lease:
             if self.leads:
                 await self._release()
 
-    async def follow(self, chosen: Callable[[bool], None]) -> None:
+    async def follow(self, chosen: Callable[[bool], None], stands: Callable[[], bool] = lambda: True) -> None:
         """Never returns: calls ``chosen`` with True after a renewal, with False when another candidate leads.
 
-        For controllers whose writes are ordered elsewhere: an API server that does not answer changes nothing.
+        For controllers whose writes are ordered elsewhere: an API server that does not answer changes nothing. A
+        candidate that does not stand releases the lease, and does not ask for it.
         """
         patience = self._terms.deadline
         try:
             while True:
+                if not stands():
+                    if self.holder == self.own:
+                        log.warning("the lease is left to others", lease=self._name)
+                        await self._release()
+                    await asyncio.sleep(self._terms.retry)
+                    continue
                 renewed = await self._attempt(patience)
                 patience = self._terms.deadline if self._answered else self._longer(patience)
                 if renewed:
@@ -270,7 +280,8 @@ class Lease:
             await self._api.create(LEASES, body, self._namespace)
             self.holder = self.own
             return True
-        spec = lease.get("spec") or {}
+        spec, metadata = lease.get("spec") or {}, lease["metadata"]
+        self.annotations = metadata.get("annotations") or {}
         self.holder = spec.get("holderIdentity") or ""
         self.transitions = spec.get("leaseTransitions") or 0
         # A renewal starts the wait again: only a lease that no holder renews runs out.
@@ -280,9 +291,11 @@ class Lease:
         duration = max(self._terms.duration, float(spec.get("leaseDurationSeconds") or 0))
         if self.holder not in ("", self.own) and began < self._observed[1] + duration:
             return False
-        before = None if self.holder == self.own else float(spec.get("leaseDurationSeconds") or 0)
-        self._pace.writing(began, before)
-        await self._api.replace(LEASES, lease | {"spec": self._spec(spec)})
+        renewal = self.holder == self.own
+        self._pace.writing(began, None if renewal else float(spec.get("leaseDurationSeconds") or 0))
+        if renewal and (annotations := self.annotate()):  # a new holder reads them first
+            metadata = metadata | {"annotations": {**self.annotations, **annotations}}
+        await self._api.replace(LEASES, lease | {"metadata": metadata, "spec": self._spec(spec)})
         self.holder = self.own
         return True
 

@@ -5,19 +5,21 @@ import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from prometheus_client import CollectorRegistry
 
 from galactic.kube.api import Api
 from galactic.kube.client import Kube, connect
+from galactic.kube.cluster import cluster_uid
 from galactic.kube.fenced import Fenced
 from galactic.kube.lease import Candidate, Lease, identity, own_namespace
 from galactic.launch import Health, launch
 from galactic.messages import Topics
 from galactic.metrics import registry
+from galactic.names import GROUP
 from galactic.operator.attachments import Attachments
-from galactic.operator.cluster_name import ClusterName, cluster_uid
+from galactic.operator.cluster_name import ClusterName
 from galactic.operator.context import ReconcileContext, Rules
 from galactic.operator.entitlements import EntitlementPublisher
 from galactic.operator.events import Events
@@ -38,6 +40,10 @@ from galactic.settings import OperatorSettings, load
 
 if TYPE_CHECKING:
     from galactic.bus.metrics import BusMetrics
+
+
+HIGHEST_ANNOTATION: Final = f"{GROUP}/highest-prefix"
+"""On the Lease: the highest prefix of the pool that was ever given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +81,11 @@ async def operate(
             issuing.append(Issuer(Fenced(kube, lease), place, lambda: lease.leads).run())
         broker = _bus_metrics(own) if settings.publish_entitlements else None
 
+        segments = reconciler.segments
+        lease.annotate = lambda: {HIGHEST_ANNOTATION: segments.highest} if segments.highest else {}
+
         async def lead() -> None:
+            segments.load(lease.annotations.get(HIGHEST_ANNOTATION, ""))
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(reconciler.lead(), name="reconciler")
                 if broker is not None:
@@ -175,6 +185,7 @@ def observe(metrics: Metrics, kube: Kube, lease: Lease, reconciler: Reconciler) 
         unattached=lambda: unattached(caches),
         vpcs=lambda: vpcs(caches, reconciler.allocator),
         pool=lambda: pool(caches, reconciler.rules),
+        refused_prefixes=reconciler.segments.refused,
     )
 
 

@@ -81,6 +81,7 @@ class Metrics:
         unattached: Callable[[], float],
         vpcs: Callable[[], Iterable[VpcUsage]],
         pool: Callable[[], Pool],
+        refused_prefixes: Callable[[], Mapping[str, int]],
     ) -> None:
         """Where gauges and totals read their values when they are scraped."""
         self.waiting.set_function(waiting)
@@ -92,6 +93,7 @@ class Metrics:
         self._objects.unready = unready
         self._objects.vpcs = lambda: vpcs() if leads() else ()
         self._objects.pool = pool
+        self._objects.refused_prefixes = lambda: refused_prefixes() if leads() else {}
         for kind, count in counts.items():
             self.objects.labels(kind).set_function(count)
             self.missed.labels(kind)
@@ -140,6 +142,7 @@ class _Objects(Collector):
         self.unready: Callable[[], Mapping[tuple[str, str], int]] = dict
         self.vpcs: Callable[[], Iterable[VpcUsage]] = tuple
         self.pool: Callable[[], Pool] = lambda: Pool(0, 0)
+        self.refused_prefixes: Callable[[], Mapping[str, int]] = dict
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         unready = GaugeMetricFamily(
@@ -159,6 +162,14 @@ class _Objects(Collector):
         pool.add_metric(["used"], prefixes.used)
         pool.add_metric(["free"], prefixes.free)
         yield pool
+        refused = GaugeMetricFamily(
+            "galactic_operator_refused_prefixes",
+            "Nodes whose SRv6 prefix is refused, by reason. Exposed by the leader.",
+            labels=["reason"],
+        )
+        for reason, count in self.refused_prefixes().items():
+            refused.add_metric([reason], count)
+        yield refused
         info = GaugeMetricFamily(
             "galactic_operator_vpc_info",
             "Always 1; the labels are a VPC's identifier and its namespace/name. Exposed by the leader.",

@@ -8,10 +8,13 @@ from bisect import bisect_left, insort
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from ipaddress import IPv6Network
+from typing import Final
 
 from galactic.kube.api import Key
 from galactic.srv6 import LONGEST_PREFIX, SHORTEST_PREFIX
 
+LEAST_SECONDS: Final = 0.001
+"""A timer may fire as much too early."""
 Interval = tuple[int, int, Key]
 """First address, the one after the last, and the key whose prefix it is."""
 
@@ -91,8 +94,8 @@ class RestingPrefixes:
     """Prefixes of the pool that were given back, until they may be given again. ``clock`` in seconds.
 
     An operator that starts does not know them. But it gives prefixes in the order of addresses, round and round: a free
-    one ahead of the newest was given back a whole round ago, or never given. One behind it may have been given back
-    just now, so all of these rest from the operator's start.
+    one above the highest that was ever given was never given. Others may have been given back just now, so all of
+    these rest from the operator's start.
     """
 
     def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
@@ -108,10 +111,10 @@ class RestingPrefixes:
         self._ends[key] = self._clock() + self._seconds
 
     def free(
-        self, taken: PrefixIndex, pool: IPv6Network, length: int, newest: IPv6Network | None, cursor: int
+        self, taken: PrefixIndex, pool: IPv6Network, length: int, highest: IPv6Network | None, cursor: int
     ) -> IPv6Network | float | None:
         """A prefix that is neither taken nor rests, as ``PrefixIndex.free``; the seconds until one will have rested;
-        None: all are taken. ``newest``: the one that was given last when the operator started.
+        None: all are taken. ``highest``: of all that were ever given.
         """
         now = self._clock()
         for key in [key for key, end in self._ends.items() if end <= now]:
@@ -121,10 +124,10 @@ class RestingPrefixes:
         while (prefix := taken.free(pool, length, at)) is not None and prefix != first:
             first = first or prefix
             waits = [self._ends[key] - now for key in self._index.overlapping(prefix)]
-            if newest is not None and prefix < newest:
+            if highest is not None and prefix <= highest:
                 waits.append(self._started + self._seconds - now)
             wait = max(waits, default=0.0)
-            if wait <= 0:
+            if wait < LEAST_SECONDS:
                 return prefix
             seconds = wait if seconds is None else min(seconds, wait)
             at = int(prefix.broadcast_address) + 1

@@ -76,7 +76,7 @@ class Reconciler:
         self._away = False
         self.queue, self.caches = context.queue, context.caches
         self.allocator, self.events, self.rules = context.allocator, context.events, context.rules
-        self.evictions = reconcilers.evictions
+        self.evictions, self.segments = reconcilers.evictions, reconcilers.segments
         self.restored = asyncio.Event()
         """Set while it leads and every kind was listed."""
 

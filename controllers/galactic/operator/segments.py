@@ -9,8 +9,9 @@ then withdraws the node's routes. When only the annotation is removed the segmen
 """
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from ipaddress import IPv6Network
 from typing import Any, Final
 
@@ -44,8 +45,32 @@ class Segments:
         self._resting = RestingPrefixes(context.rules.pool_rest, clock)
         # By a prefix's first 48 bits, as no prefix is shorter: the nodes that wait for a change there.
         self._refused: defaultdict[int, set[Key]] = defaultdict(set)
-        self._newest: IPv6Network | None = None  # of the pool, as of the first prefix that is given here
+        self._problems: dict[tuple[str, Key], str] = {}  # reasons of refused prefixes, by what names them
+        self._highest: IPv6Network | None = None  # of the pool, of all that were ever given
         self._cursor: int | None = None  # the address after the last prefix of the pool that was given
+
+    @property
+    def highest(self) -> str:
+        """The highest prefix of the pool that was ever given; empty: not known here."""
+        return str(self._highest or "")
+
+    def load(self, highest: str) -> None:
+        """The same as an earlier leader recorded it."""
+        pool = self._context.rules.pool
+        with suppress(ValueError):
+            prefix = IPv6Network(highest)
+            if pool is not None and prefix.subnet_of(pool):
+                self._highest, self._cursor = prefix, None
+
+    def refused(self) -> Counter[str]:
+        """The number of Nodes whose prefix is refused, by reason."""
+        caches = self._context.caches
+        by_node = {
+            key: reason
+            for (_, key), reason in self._problems.items()
+            if caches.nodes.get(key) is not None or caches.segments.get(key) is not None
+        }
+        return Counter(by_node.values())
 
     def changed(self, key: Key, new: NodeSegment | Invalid | None) -> None:
         """Keeps the index of prefixes, and marks dirty the segments that share an address with the changed one."""
@@ -99,6 +124,7 @@ class Segments:
         try:
             if text is None and context.rules.pool is not None and segment is None:
                 source, text = "pool", str(self._free(key, context.rules.pool))
+            self._problems.pop(("node", key), None)
             if text is None:
                 if segment is None:
                     message = (
@@ -108,6 +134,7 @@ class Segments:
                 return
             prefix = self._allowed(text, key)
         except Rejected as problem:
+            self._problems["node", key] = problem.reason
             if problem.reason == "PrefixOverlap" and text is not None:
                 self._refused[_block(parse_prefix(text))].add(key)
             context.events.record(NODES, node, "Warning", problem.reason, f"{source}: {problem}")
@@ -156,10 +183,12 @@ class Segments:
             return claimed  # by an earlier try
         length = self._context.rules.pool_length
         if self._cursor is None:
-            self._newest = self._given_last(pool)
-            self._cursor = 0 if self._newest is None else int(self._newest.broadcast_address) + 1
-        free = self._resting.free(self._prefixes, pool, length, self._newest, self._cursor)
+            known = [prefix for prefix in (self._highest, self._given_last(pool)) if prefix is not None]
+            self._highest = max(known, default=None)
+            self._cursor = 0 if self._highest is None else int(self._highest.broadcast_address) + 1
+        free = self._resting.free(self._prefixes, pool, length, self._highest, self._cursor)
         if isinstance(free, IPv6Network):
+            self._highest = max(self._highest or free, free)
             self._cursor = int(free.broadcast_address) + 1
             return free
         if free is not None:
@@ -217,9 +246,11 @@ class Segments:
         if segment is None or isinstance(segment, Invalid):
             return
         state: State | None = None
+        self._problems.pop(("segment", key), None)
         try:
             self._allowed(segment.spec.prefix, key)
         except Rejected as problem:
+            self._problems["segment", key] = problem.reason
             state = State("False", problem.reason, str(problem))
         status, meta = segment.status, segment.metadata
         if state is None and not any(condition.type == ACCEPTED for condition in status.conditions):

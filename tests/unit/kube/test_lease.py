@@ -130,6 +130,27 @@ async def test_a_clean_end_hands_over_at_once(candidates):
     assert candidates.server.lease["spec"]["leaseTransitions"] == 1
 
 
+async def test_a_holder_leaves_its_notes_to_the_next(candidates):
+    """The next one has not overwritten them when its work begins."""
+    a = candidates("a")
+    a.lease.annotate = lambda: {"highest": "7"}
+    await until(lambda: a.active)
+    await until(lambda: candidates.server.lease["metadata"].get("annotations") == {"highest": "7"})
+    b = candidates("b")
+    b.lease.annotate = lambda: {"highest": "3"}
+    read, lead = [], b.lead
+
+    async def noting():
+        read.append(dict(b.lease.annotations))
+        await lead()
+
+    b.task.cancel()
+    b.task = asyncio.create_task(b.lease.run(noting))
+    await a.end()
+    await until(lambda: b.active)
+    assert read == [{"highest": "7"}]
+
+
 @pytest.mark.parametrize("how", ["cut", "mute"])
 async def test_a_leader_that_is_cut_off_stops_before_another_begins(candidates, how):
     a = candidates("a")

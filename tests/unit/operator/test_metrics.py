@@ -19,6 +19,7 @@ def test_totals_are_counters_and_read_at_the_scrape() -> None:
         unattached=float,
         vpcs=tuple,
         pool=lambda: Pool(0, 0),
+        refused_prefixes=dict,
     )
     requests[0] = 4
     lines = generate_latest(registry).decode().splitlines()

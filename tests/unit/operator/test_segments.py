@@ -167,6 +167,59 @@ async def test_a_prefix_of_the_pool_rests_before_another_node_gets_it(clusters):
     await cluster.stop()
 
 
+async def test_a_new_operator_knows_which_prefixes_were_never_given(clusters):
+    """The last one was given back while no operator ran: without the record it would be given again at once."""
+    pool = IPv6Network("2001:db8:ff01::/48")
+    cluster = await started(clusters, pool=pool, pool_length=50, pool_rest=60.0)
+    for name in ("n1", "n2"):
+        cluster.api.put(NODES, {"metadata": {"name": name}})
+    await cluster.settled()
+    given, recorded = prefix_of(cluster, "n2"), cluster.reconciler.segments.highest
+    assert recorded == given
+    await cluster.stop()
+    cluster.api.remove(NODES, "n2")
+    await cluster.start()
+    cluster.reconciler.segments.load(recorded)
+    for name in ("n3", "n4", "n5"):
+        cluster.api.put(NODES, {"metadata": {"name": name}})
+    await until(lambda: "PoolResting" in reasons(cluster, "Node"))
+    fresh = {prefix_of(cluster, name) for name in ("n3", "n4", "n5")} - {None}
+    assert fresh == {"2001:db8:ff01:8000::/50", "2001:db8:ff01:c000::/50"}
+    await until(lambda: given in {prefix_of(cluster, name) for name in ("n3", "n4", "n5")})
+    await cluster.stop()
+
+
+@pytest.mark.parametrize("record", ["", "nonsense", "2001:db8:aaaa::/50"])
+async def test_a_record_of_another_pool_or_none_is_not_needed(clusters, record):
+    cluster = await started(clusters, pool=IPv6Network("2001:db8:ff01::/48"))
+    cluster.reconciler.segments.load(record)
+    cluster.api.put(NODES, {"metadata": {"name": "n1"}})
+    await cluster.settled()
+    assert prefix_of(cluster, "n1") == "2001:db8:ff01::/56"
+    await cluster.stop()
+
+
+async def test_refused_prefixes_are_counted_for_as_long_as_they_are_refused(cluster):
+    refused = cluster.reconciler.segments.refused
+    node(cluster, "n1", "2001:db8:ff01:100::/56")
+    await cluster.settled()
+    node(cluster, "n2", "2001:db8:ff01:180::/57")
+    cluster.api.put(
+        NODE_SEGMENTS, {"metadata": {"name": "hand"}, "spec": {"prefix": "2001:db8:ff01:100::/64"}}
+    )
+    await cluster.settled()
+    assert refused() == {"PrefixOverlap": 2}
+    cluster.api.remove(NODE_SEGMENTS, "hand")
+    node(cluster, "n3", "2001:db8:ff01:100::/65")
+    await cluster.settled()
+    assert refused() == {"PrefixOverlap": 1, "InvalidPrefix": 1}
+    cluster.api.remove(NODES, "n3")
+    patch = {"metadata": {"annotations": {PREFIX_ANNOTATION: "2001:db8:ff01:300::/56"}}}
+    cluster.api.change(NODES, "n2", patch)
+    await cluster.settled()
+    assert refused() == {}
+
+
 async def test_a_node_with_the_taint_loses_it_when_its_segment_is_ready(clusters):
     cluster = await started(clusters, segments={"n1": "2001:db8:ff01:100::/56"})
     ours, other = {"key": NOT_READY_TAINT, "effect": "NoSchedule"}, {"key": "other", "effect": "NoExecute"}
