@@ -16,8 +16,10 @@ from galactic.errors import Rejected
 
 MAX_PAYLOAD: Final = 256 * 1024
 """Bytes. A larger payload is dropped unread."""
-MIN_PAYLOAD: Final = 96 * 1024
-"""Bytes that a broker has to take: 256 routes, or a shard of entitlements, whose names are not extraordinarily long."""
+MIN_PAYLOAD: Final = 32 * 1024
+"""Bytes that a broker has to take. What has more is in shards, and a single endpoint or entitlement has 13 KiB."""
+SHARD_PAYLOAD: Final = 96 * 1024
+"""Bytes of a shard of endpoints, at the most. A larger one is dropped unread."""
 ENDPOINT_SHARDS: Final = 64
 """Shards of one node's endpoints, at the most."""
 SHARD_ROUTES: Final = 256
@@ -117,6 +119,7 @@ class Leader(Versioned, frozen=True):
 
     id: str
     term: int
+    owner: str = ""  # UID of its cluster's namespace kube-system; empty: standalone, or an earlier version
 
     @property
     def gone(self) -> bool:
@@ -285,6 +288,11 @@ class Topics:
     def endpoints_shard(self, cluster: str, node: str, shard: int | str) -> str:
         """``shard`` may be ``head``."""
         return f"{self.base}/nodes/{cluster}/{node}/endpoints/{shard}"
+
+    def of_node(self, cluster: str, node: str) -> tuple[str, ...]:
+        """All that a node publishes retained, its status last: without that nothing leads to the others."""
+        shards = (self.endpoints_shard(cluster, node, level) for level in ("head", *range(ENDPOINT_SHARDS)))
+        return self.endpoints(cluster, node), *shards, self.status(cluster, node)
 
     def entitlements(self, cluster: str, shard: int | str) -> str:
         return f"{self.base}/entitlements/{cluster}/{shard}"

@@ -1,21 +1,12 @@
 """The cluster's name at the broker: one cluster has it, recognised by the UID of its namespace kube-system."""
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-import structlog
+from galactic.errors import Rejected
 
-from galactic.backoff import Backoff
-from galactic.errors import GalacticError, Rejected
-from galactic.kube.api import Api
-from galactic.kube.resources import NAMESPACES
-
-log = structlog.get_logger(__name__)
-KUBE_SYSTEM: Final = "kube-system"
 REASON: Final = "ClusterNameTaken"
-BACKOFF_SECONDS: Final = (0.5, 10.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +33,3 @@ class NameTaken(Rejected):
             reason=REASON,
             field="cluster",
         )
-
-
-async def cluster_uid(api: Api) -> str:
-    """The UID of the namespace kube-system, as soon as the API server answers; empty where it does not exist."""
-    backoff = Backoff(*BACKOFF_SECONDS)
-    while True:
-        try:
-            found, _ = await api.list(NAMESPACES, fields=f"metadata.name={KUBE_SYSTEM}")
-        except GalacticError as error:
-            log.warning("UID of kube-system not read, trying again", error=str(error))
-            await asyncio.sleep(backoff.pause())
-        else:
-            return next((str(one["metadata"]["uid"]) for one in found), "")

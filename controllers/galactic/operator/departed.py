@@ -12,7 +12,7 @@ import structlog
 
 from galactic.bus import Bus
 from galactic.errors import Unreachable
-from galactic.messages import ENDPOINT_SHARDS, Topics
+from galactic.messages import Topics
 from galactic.operator.state import Caches
 
 log = structlog.get_logger(__name__)
@@ -65,10 +65,7 @@ class DepartedNodes:
                 self._retained.discard(node)
 
     async def _clear(self, bus: Bus, node: str) -> None:
-        """The status last: without it nothing leads here again."""
-        cluster, topics = self._cluster, self._topics
-        shards = (topics.endpoints_shard(cluster, node, level) for level in ("head", *range(ENDPOINT_SHARDS)))
-        for topic in (topics.endpoints(cluster, node), *shards, topics.status(cluster, node)):
+        for topic in self._topics.of_node(self._cluster, node):
             await bus.publish(topic, b"", retain=True)
 
     def _exists(self, node: str) -> bool:

@@ -30,7 +30,9 @@ from galactic.operator.state import Caches, Invalid
 
 log = structlog.get_logger(__name__)
 SHARD_BYTES: Final = 64 * 1024
-"""Bytes of the entries of one shard, below the limit of every supported broker: an entry may grow a little."""
+"""Of the entries of one shard, or less, if the broker takes less."""
+ENVELOPE: Final = 256
+"""Bytes of a shard around its entries, more than enough."""
 DEBOUNCE_SECONDS: Final = 0.05
 BACKOFF_SECONDS: Final = (0.5, 10.0)
 SETTLE_SECONDS: Final = 1.0
@@ -85,8 +87,12 @@ def _name(entry: Entry) -> str:
 
 @dataclass(slots=True)
 class Layout:
-    """Which entry is in which shard. It stays there as long as there is room, and else moves to the last one."""
+    """Which entry is in which shard. It stays there as long as there is room, and else moves to the last one.
 
+    ``room``: bytes of the entries of a shard.
+    """
+
+    room: int
     shards: list[dict[str, Entry]] = field(default_factory=lambda: [{}])
     dirty: set[int] = field(default_factory=lambda: {0})
     """Shards that differ from what is published. The last goes first: entries that move arrive before they leave."""
@@ -99,7 +105,7 @@ class Layout:
         size, (shard, before) = len(msgspec.json.encode(entry)), self._where.get(name, (-1, 0))
         if shard >= 0 and self.shards[shard].get(name) == entry:
             return
-        if shard < 0 or self._sizes[shard] - before + size > SHARD_BYTES:
+        if shard < 0 or self._sizes[shard] - before + size > self.room:
             self._take(name, shard, before)
             if shard >= 0:
                 self.dirty.add(shard)
@@ -118,7 +124,7 @@ class Layout:
     @property
     def sparse(self) -> bool:
         """Whether most shards have been left: a list of its own would be much shorter."""
-        return len(self.shards) > 4 + 3 * sum(self._sizes) // SHARD_BYTES
+        return len(self.shards) > 4 + 3 * sum(self._sizes) // self.room
 
     def _take(self, name: str, shard: int, size: int) -> None:
         if shard >= 0:
@@ -128,7 +134,7 @@ class Layout:
     def _room(self, size: int) -> int:
         """The last shard, or a new one: former shards refill as their own entries change."""
         last = len(self.shards) - 1
-        if self._sizes[last] and self._sizes[last] + size > SHARD_BYTES:
+        if self._sizes[last] and self._sizes[last] + size > self.room:
             self.shards.append({})
             self._sizes.append(0)
             self.dirty.add(last + 1)
@@ -281,7 +287,7 @@ class EntitlementPublisher:
         """Publishes what differs. How many shards that took. Raises Unreachable."""
         layout = self._layout
         if layout is None:
-            layout = self._layout = Layout()
+            layout = self._layout = Layout(min(SHARD_BYTES, bus.largest - ENVELOPE))
             self._generation = max(self._generation + 1, self._clock())
             self._keys, self._vpcs = {*self._caches.attachments}, {*self._caches.vpcs}
         self._enter(layout)

@@ -4,7 +4,7 @@ import asyncio
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -40,6 +40,7 @@ from galactic.router.ingress.subscriptions import Subscriptions
 from galactic.router.inspection import InspectionServer
 from galactic.router.kubernetes.attachment_events import AttachmentEvents
 from galactic.router.kubernetes.attachments import AttachmentIndex
+from galactic.router.kubernetes.departed import DepartedNodes
 from galactic.router.kubernetes.peers import PeerIndex
 from galactic.router.kubernetes.reflectors import Indexes, Reflectors
 from galactic.router.kubernetes.reports import KubernetesReports
@@ -78,6 +79,7 @@ class Cluster:
     """The room ``kubernetes``. ``writers`` work while this router leads."""
 
     attachments: AttachmentIndex
+    segments: SegmentIndex
     reflectors: Reflectors
     reports: KubernetesReports
     writers: Sequence[Part]
@@ -101,6 +103,10 @@ def wire(
     fanout = Fanout(publisher, topics, metrics)
     history = _history(settings, store, fanout, process)
     cluster = _cluster(settings, kube, store, fanout, metrics, health=process.health) if kube else None
+    writers: list[Part] = []
+    if cluster:
+        offline = lambda: tuple(store.nodes.offline)  # noqa: E731
+        writers = [*cluster.writers, DepartedNodes(bus, topics, cluster.segments, offline)]
 
     barrier, queue, damping = ResyncBarrier(bus, topics.sync(process.replica)), FairQueue(), FloodDamping()
     liveness = NodeLiveness(store.nodes, settings.withdraw_after)
@@ -113,8 +119,10 @@ def wire(
     installation = Installation(store, decoder, cluster.attachments if cluster else None)
     followers: list[Follower] = [cluster.reports if cluster else RejectionReports(store)]
     followers += [history] if history else []
-    reign = Reign(commits, installation, fanout, followers, cluster.writers if cluster else ())
-    chosen = election or _election(settings, kube, process.replica)
+    reign = Reign(commits, installation, fanout, followers, writers)
+    chosen = election or _election(
+        settings, kube, process.replica, able=lambda: bus.connected or leadership.leads
+    )
     leadership = Leadership(process.replica, chosen, Gate(publisher, topics, process.health), reader, reign)
     if history:
         history.outranked = leadership.database_ahead
@@ -155,7 +163,7 @@ def _cluster(
     indexes = Indexes(attachments, PeerIndex(settings.cluster, store.tables), segments)
     reflectors = Reflectors(kube, indexes, status, health)
     reports = KubernetesReports(store, attachments, status, events)
-    return Cluster(attachments, reflectors, reports, (status, events))
+    return Cluster(attachments, segments, reflectors, reports, (status, events))
 
 
 def _history(
@@ -181,9 +189,13 @@ def _history(
     )
 
 
-def _election(settings: RouterSettings, kube: Kube | None, replica: str) -> Election:
+def _election(
+    settings: RouterSettings, kube: Kube | None, replica: str, *, able: Callable[[], bool]
+) -> Election:
     if kube is not None:
-        return LeaseElection(kube, replica)
+        by_lease = LeaseElection(kube, replica)
+        by_lease.able = able
+        return by_lease
     if settings.database_url is not None:
         from galactic.router.database.lock import AdvisoryLock  # noqa: PLC0415 - psycopg again
 

@@ -9,6 +9,7 @@ from galactic.messages import (
     ENDPOINT_SHARDS,
     MAX_PAYLOAD,
     MIN_PAYLOAD,
+    SHARD_PAYLOAD,
     Endpoint,
     EndpointsHead,
     EndpointsShard,
@@ -37,7 +38,7 @@ def registration(sequence: int, *endpoints: Endpoint) -> NodeEndpoints:
     return NodeEndpoints(sequence, endpoints)
 
 
-def published(registered: Registration, value: NodeEndpoints, largest: int = MIN_PAYLOAD) -> list[str]:
+def published(registered: Registration, value: NodeEndpoints, largest: int = SHARD_PAYLOAD) -> list[str]:
     """All parts are confirmed. Their levels."""
     parts = registered.parts(value, largest)
     for part in parts:
@@ -77,8 +78,19 @@ def test_no_part_is_larger_than_any_broker_takes():
     parts = Registration().parts(
         registration(1, *(endpoint(number, 256) for number in range(1, 250))), MAX_PAYLOAD
     )
-    assert max(len(part.payload) for part in parts) <= MIN_PAYLOAD
+    assert max(len(part.payload) for part in parts) <= SHARD_PAYLOAD
     assert len(parts) <= ENDPOINT_SHARDS + 1
+
+
+def test_shards_follow_the_broker():
+    """One that takes little gets smaller ones, and the next one larger ones."""
+    registered, pods = Registration(), registration(1, *(endpoint(number, 256) for number in range(1, 40)))
+    for largest in (MIN_PAYLOAD, SHARD_PAYLOAD, MIN_PAYLOAD):
+        parts = registered.parts(pods, largest)
+        shards = [decode(EndpointsShard, part.payload) for part in parts if part.level != HEAD]
+        assert max(len(part.payload) for part in parts) <= largest
+        assert {one for shard in shards for one in shard.endpoints} == {*pods.endpoints}
+        registered.forget()
 
 
 def test_too_many_are_refused_with_a_sentence():
@@ -113,7 +125,7 @@ def test_whatever_is_lost_repeated_or_reordered_a_router_has_a_list_that_was_reg
         pods |= {number: endpoint(number, 256) for number in range(100, 110)}  # too large for one, always
         value = registration(sequence, *pods.values())
         lists[sequence] = {*value.endpoints}
-        for part in node.parts(value, MIN_PAYLOAD):
+        for part in node.parts(value, random.choice([MIN_PAYLOAD, SHARD_PAYLOAD])):
             if random.random() < 0.1:
                 break  # the session ends: the rest is published with the next list
             node.confirmed(part)
@@ -125,7 +137,7 @@ def test_whatever_is_lost_repeated_or_reordered_a_router_has_a_list_that_was_reg
             whole = receive(router, part) if random.random() < 0.8 else None
             if whole is not None:
                 assert {*whole.endpoints} == lists[whole.sequence]
-    for part in node.parts(value, MIN_PAYLOAD):
+    for part in node.parts(value, SHARD_PAYLOAD):
         node.confirmed(part)
         retained[part.level] = part
     head = retained[HEAD]

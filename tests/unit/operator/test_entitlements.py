@@ -12,11 +12,10 @@ from waits import until
 from galactic.bus.memory import MemoryBroker
 from galactic.crds.model import parse
 from galactic.crds.vpcattachment import VpcAttachment
-from galactic.kube.memory import MemoryApi
-from galactic.kube.resources import NAMESPACES, VPC_ATTACHMENTS, VPCS
+from galactic.kube.resources import VPC_ATTACHMENTS, VPCS
 from galactic.messages import MAX_PAYLOAD, Entitlement, Entitlements, Topics, decode, encode
 from galactic.operator import entitlements
-from galactic.operator.cluster_name import ClusterName, cluster_uid
+from galactic.operator.cluster_name import ClusterName
 from galactic.operator.entitlements import EntitlementPublisher, Layout, entitlement
 from galactic.operator.state import Caches
 
@@ -61,7 +60,7 @@ SIZES = st.lists(
 
 @given(SIZES, st.integers(1, 4))
 def test_every_entry_is_in_one_shard_and_never_missing_from_what_is_published(steps, batch) -> None:
-    layout, expected, published = Layout(), {}, {}
+    layout, expected, published = Layout(entitlements.SHARD_BYTES), {}, {}
     for number, (name, size) in enumerate(steps):
         if size is None:
             layout.remove(name)
@@ -271,11 +270,3 @@ async def test_of_two_that_began_at_once_one_stays(cluster: Cluster, until, othe
         else:
             await until(lambda: cluster.problem)
             assert cluster.broker.retained[TOPIC] == theirs
-
-
-async def test_the_uid_is_that_of_kube_system() -> None:
-    api = MemoryApi()
-    assert await cluster_uid(api) == ""
-    api.put(NAMESPACES, {"metadata": {"name": "other"}})
-    made = api.put(NAMESPACES, {"metadata": {"name": "kube-system"}})
-    assert await cluster_uid(api) == made["metadata"]["uid"]

@@ -56,9 +56,9 @@ class Line(MemoryBus):
 class Vote:
     """An election that the test decides with ``elect``; a ``blind`` voter gets no result."""
 
-    def __init__(self) -> None:
+    def __init__(self, owner: str = "") -> None:
         self.voters: dict[str, Voter] = {}
-        self.chosen = ""
+        self.chosen, self.owner = "", owner
 
     def voter(self, name: str) -> "Voter":
         return self.voters.setdefault(name, Voter(self, name))
@@ -71,7 +71,7 @@ class Vote:
 
 class Voter:
     def __init__(self, vote: Vote, name: str) -> None:
-        self.vote, self.name, self.blind = vote, name, False
+        self.vote, self.name, self.blind, self.owner = vote, name, False, vote.owner
         self.news = asyncio.Event()
 
     async def run(self, chosen) -> None:

@@ -99,6 +99,37 @@ def small(monkeypatch):
     monkeypatch.setattr(module, "SHARD_ROUTES", 4)
 
 
+@settings(max_examples=60)
+@given(
+    st.lists(
+        st.tuples(
+            st.dictionaries(st.integers(0, 200), st.integers(1, 2), max_size=120),
+            st.sampled_from([1000, 2000, 5000]),
+        ),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_no_shard_is_larger_than_the_broker_takes(steps: list) -> None:
+    """Whatever the broker was before: another one may take less."""
+    adj_rib_out, wanted = AdjRibOut(VPC), {}
+    retained: dict[int, Shard] = {}
+    for clock, (numbers, largest) in enumerate(steps, 1):
+        now = table(numbers)
+        adj_rib_out.put(diff(now, wanted))
+        wanted = now
+        adj_rib_out.changes(clock, largest)
+        adj_rib_out.compare(None)  # another broker
+        pack = adj_rib_out.pack(largest)
+        if pack is None:
+            assert not wanted
+            continue
+        assert all(len(encode(shard)) <= largest for shard in pack.shards.values())
+        retained = pack.shards
+        assert {route.network: route for shard in retained.values() for route in shard.routes} == wanted
+        adj_rib_out.confirmed(pack)
+
+
 steps = st.lists(
     st.tuples(
         st.dictionaries(st.integers(0, 60), st.integers(1, 2), max_size=60),

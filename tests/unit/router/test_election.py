@@ -9,10 +9,10 @@ import pytest
 
 from galactic.errors import Unreachable
 from galactic.kube.memory import MemoryApi
-from galactic.kube.resources import LEASES
+from galactic.kube.resources import LEASES, NAMESPACES
 from galactic.messages import Leader, encode
 from galactic.router.egress.retained import Retained
-from galactic.router.leader.election import TERMS, Alone, LeaseElection, LockElection
+from galactic.router.leader.election import BROKER_SECONDS, TERMS, Alone, LeaseElection, LockElection
 from galactic.router.leader.leadership import CONTESTED_SECONDS, Leadership
 
 LOOK = 1.2 * TERMS.retry
@@ -48,6 +48,10 @@ class View:
     async def find(self, *arguments: object) -> dict | None:
         await self._way()
         return await self.server.find(*arguments)
+
+    async def list(self, *arguments: object, **options: object) -> tuple:
+        await self._way()
+        return await self.server.list(*arguments, **options)
 
     async def create(self, *arguments: object) -> dict:
         await self._way()
@@ -201,6 +205,36 @@ async def test_one_that_ends_leaves_the_lease_to_the_next(time) -> None:
             assert all(b)
 
 
+async def test_one_that_could_not_lead_leaves_the_lease_to_the_next(time) -> None:
+    """A router without a broker records nothing: another one shall, or the operator."""
+    server, able = Server(), {"a": True, "b": False}
+    server.put(NAMESPACES, {"metadata": {"name": "kube-system"}})
+    elections = {name: by_lease(server, name, time) for name in able}
+    for name, election in elections.items():
+        election.able = lambda name=name: able[name]
+    async with candidate(elections["a"]) as (first, _):
+        await time.passes(LOOK)
+        assert first[-1] is True
+        assert elections["a"].owner == server.stored(NAMESPACES, "kube-system")["metadata"]["uid"]
+        async with candidate(elections["b"]) as (second, _):
+            able["a"] = False
+            await time.passes(BROKER_SECONDS - LOOK)
+            assert server.lease["spec"]["holderIdentity"] == "a", "a broker may be away for a moment"
+            await time.passes(3 * LOOK)
+            assert server.lease["spec"]["holderIdentity"] == ""
+            assert not any(second)
+            writes = server.writes
+            await time.passes(60)
+            assert server.writes == writes, "nobody asks for it"
+            able["b"] = True
+            await time.passes(2 * LOOK)
+            assert server.lease["spec"]["holderIdentity"] == "b"
+            assert second[-1] is True
+            able["a"] = True
+            await time.passes(2 * LOOK)
+            assert first[-1] is False
+
+
 class Lock:
     """A lock in a database that can go away, as seen by one of its clients."""
 
@@ -293,6 +327,7 @@ async def test_no_two_pauses_are_alike(monkeypatch, shortest: float, longest: fl
 class Contested:
     """An election that always chooses this router, and a broker where another's claim is always higher."""
 
+    owner = ""
     open = close = begin = end = lambda *_: None
 
     def __init__(self, turn) -> None:

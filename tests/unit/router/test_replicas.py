@@ -86,6 +86,28 @@ async def test_a_standby_publishes_nothing_and_has_all_tables(topology, broker, 
         assert len(changes(broker)) == 1
 
 
+async def test_routers_of_two_clusters_at_one_broker_do_not_depose_each_other(broker, until) -> None:
+    """The second reports why it publishes nothing, and goes on when the first is no more."""
+    east, west = Vote("uid-of-east"), Vote("uid-of-west")
+    async with replica(broker, east, "a") as a:
+        east.elect("a")
+        await until(lambda: a.leadership.leads)
+        claims = [payload for topic, payload, _ in broker.published if topic == LEADER]
+        async with replica(broker, west, "b") as b:
+            west.elect("b")
+            await until(lambda: "cluster" in b.health.obstacles)
+            problem = b.health.problems["cluster"]
+            assert "a of another cluster (kube-system uid-of-east) leads at this broker" in problem
+            assert f"clear the retained message {LEADER}" in problem
+            assert a.leadership.leads
+            assert [payload for topic, payload, _ in broker.published if topic == LEADER] == claims
+            await a.kill()
+            publish_retained(broker, (LEADER, encode(gone("a"))))  # as the broker does
+            await until(lambda: "cluster" not in b.health.problems)
+            west.elect("b")  # as a Lease is renewed
+            await until(lambda: b.leadership.leads)
+
+
 async def test_a_change_while_no_router_leads_is_published_by_the_next_leader(
     topology, broker, vote, until
 ) -> None:

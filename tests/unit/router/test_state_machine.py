@@ -23,6 +23,7 @@ from galactic.router.leader.state_machine import (
     Phase,
     PublishClaim,
     ReadBroker,
+    ReportRival,
     Rested,
     SessionBegan,
     SessionEnded,
@@ -333,6 +334,72 @@ def deposed(leader: Leader) -> tuple:
     ],
 )
 def test_transitions(state: State, event: object, then: State, actions: tuple) -> None:
+    assert transition(state, event) == (then, actions)
+
+
+EAST, WEST = "uid-of-east", "uid-of-west"
+MINE = replace(STANDBY, owner=EAST, elected=True)
+OWNED = Leader("b", NOW, EAST)
+RIVAL = Leader("a", 1001, WEST)
+SHARED = replace(MINE, other=RIVAL, highest_term=1001)
+
+
+@pytest.mark.parametrize(
+    ("state", "event", "then", "actions"),
+    [
+        pytest.param(
+            replace(MINE, broker_read=False),
+            Elected(NOW, EAST),
+            replace(MINE, broker_read=False),
+            (),
+            id="a-claim-would-hide-anothers-so-the-broker-is-read-first",
+        ),
+        pytest.param(
+            STANDBY,
+            Elected(NOW, EAST),
+            replace(MINE, phase=Phase.CLAIMING, claim=OWNED),
+            (PublishClaim(OWNED),),
+            id="nobody-else-leads",
+        ),
+        pytest.param(
+            replace(MINE, broker_read=False),
+            BrokerRead(RIVAL),
+            SHARED,
+            (ReportRival(RIVAL),),
+            id="another-cluster-leads",
+        ),
+        pytest.param(SHARED, Elected(NOW, EAST), SHARED, (), id="nothing-is-claimed-beside-it"),
+        pytest.param(
+            replace(MINE, broker_read=False),
+            BrokerRead(Leader("a", 1001, EAST)),
+            replace(MINE, other=Leader("a", 1001, EAST), highest_term=1001),
+            (),
+            id="a-router-of-the-same-cluster-leads",
+        ),
+        pytest.param(
+            replace(MINE, broker_read=False),
+            BrokerRead(Leader("a", 1001)),
+            replace(MINE, highest_term=1001),
+            (),
+            id="a-router-of-an-earlier-version-leads",
+        ),
+        pytest.param(
+            SHARED,
+            LeaderPublished(None),
+            replace(SHARED, other=None),
+            (ReportRival(None),),
+            id="the-other-cluster-has-gone",
+        ),
+        pytest.param(
+            replace(MINE, phase=Phase.LEADING, claim=OWNED, confirmed=True),
+            LeaderPublished(RIVAL),
+            replace(SHARED, elected=False, rested=False),
+            (CloseGate(), StandDown(OWNED, Cause.DEPOSED, RIVAL), AskElectionAgain(), ReportRival(RIVAL)),
+            id="of-two-that-claimed-at-once-the-lower-stands-down",
+        ),
+    ],
+)
+def test_clusters_that_share_a_broker(state: State, event: object, then: State, actions: tuple) -> None:
     assert transition(state, event) == (then, actions)
 
 

@@ -11,7 +11,6 @@ import msgspec
 from galactic.errors import Rejected
 from galactic.messages import (
     ENDPOINT_SHARDS,
-    MIN_PAYLOAD,
     Endpoint,
     EndpointsHead,
     EndpointsShard,
@@ -19,8 +18,10 @@ from galactic.messages import (
     encode,
 )
 
-SHARD_BYTES: Final = MIN_PAYLOAD * 2 // 3
-"""Of the endpoints of one shard. One endpoint has at most 13 KiB."""
+SHARD_BYTES: Final = 64 * 1024
+"""Of the endpoints of one shard, or less, if the broker takes less. One endpoint has at most 13 KiB."""
+ENVELOPE: Final = 256
+"""Bytes of a shard around its endpoints, more than enough."""
 SINGLE: Final = ""
 HEAD: Final = "head"
 
@@ -57,7 +58,7 @@ class Registration:
                 Part(SINGLE, whole),
                 *(Part(level, b"") for level in sorted(self._retained, reverse=True)),
             ]
-        self._divide(registration)
+        self._divide(registration, min(SHARD_BYTES, largest - ENVELOPE))
         shards = [
             Part(str(number), encode(EndpointsShard(*shard))) for number, shard in enumerate(self._shards)
         ]
@@ -74,21 +75,22 @@ class Registration:
         self._confirmed[part.level] = part.payload
         (self._retained.add if part.payload else self._retained.discard)(part.level)
 
-    def _divide(self, registration: NodeEndpoints) -> None:
+    def _divide(self, registration: NodeEndpoints, room: int) -> None:
+        """``room``: bytes of the endpoints of a shard."""
         shards: list[list[Endpoint]] = [[] for _ in self._shards]
         sizes = [0] * len(shards)
         homeless: list[tuple[Endpoint, int]] = []
         for endpoint in registration.endpoints:
             size = len(msgspec.json.encode(endpoint)) + 1
             shard = self._where.get((endpoint.vpc, endpoint.function), -1)
-            if 0 <= shard < len(shards) and sizes[shard] + size <= SHARD_BYTES:
+            if 0 <= shard < len(shards) and sizes[shard] + size <= room:
                 shards[shard].append(endpoint)
                 sizes[shard] += size
             else:
                 homeless.append((endpoint, size))
         first = 0
         for endpoint, size in homeless:
-            while first < len(shards) and sizes[first] + size > SHARD_BYTES:
+            while first < len(shards) and sizes[first] + size > room:
                 first += 1
             if first == len(shards):
                 shards.append([])
@@ -99,7 +101,7 @@ class Registration:
             shards.pop()
         if len(shards) > ENDPOINT_SHARDS:
             raise Rejected(
-                f"{len(registration.endpoints)} endpoints need {len(shards)} messages of {SHARD_BYTES} bytes, and"
+                f"{len(registration.endpoints)} endpoints need {len(shards)} messages of {room} bytes, and"
                 f" {ENDPOINT_SHARDS} is the limit: move pods with many terminations to other nodes",
                 reason="TooManyEndpoints",
             )

@@ -195,13 +195,14 @@ class AdjRibOut:
         if revision <= REVISION_MAX:
             self._foreign = max(self._foreign, revision)
 
-    def pack(self) -> Pack | None:
+    def pack(self, largest: int = MAX_PAYLOAD) -> Pack | None:
         """The retained messages that the broker lacks of the advertised table; None: it has all. ``confirmed``
-        follows.
+        follows. ``largest``: bytes of a payload that the broker takes.
         """
         if self.packed:
             return None
         self._disturbed = False
+        self._shards.limit(largest)
         self._shards.tidy()
         of = len(self._shards)
         wanted = self._shards.dirty | {number for number in range(of) if number not in self._retained}

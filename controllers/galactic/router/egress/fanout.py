@@ -222,7 +222,7 @@ class Fanout:
         while not adj_rib_out.packed:
             # At once where nothing is retained: a node cannot join the VPC yet, and the table is small.
             await asyncio.sleep(self._pack_seconds if adj_rib_out.retained else 0)
-            if (pack := adj_rib_out.pack()) is not None:
+            if (pack := adj_rib_out.pack(self._publisher.largest)) is not None:
                 await self._publisher.pack(self._topics, vpc_hex(vpc), pack, bulk=self._bulk)
                 adj_rib_out.confirmed(pack)
                 self._metrics.packed(adj_rib_out.vpc, adj_rib_out.count, len(pack.shards))

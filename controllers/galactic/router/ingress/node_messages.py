@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Callable
 
 from galactic.errors import Rejected
-from galactic.messages import MAX_PAYLOAD, MIN_PAYLOAD
+from galactic.messages import MAX_PAYLOAD, SHARD_PAYLOAD
 from galactic.router.ingress.decoder import Decoder, node_ref
 from galactic.router.ingress.dropped import DroppedMessages
 from galactic.router.ingress.entitlements import EntitlementLists
@@ -50,7 +50,7 @@ class NodeMessages:
         if self._subscriptions.arrived(NodeRef(cluster, node), topic, len(payload)):
             self.dropped.flooded(NodeRef(cluster, node))
         ref = node_ref(cluster, node)
-        largest = MIN_PAYLOAD if shard else MAX_PAYLOAD
+        largest = SHARD_PAYLOAD if shard else MAX_PAYLOAD
         if len(payload) > largest:
             raise Rejected(f"{len(payload)} bytes, {largest} at the most", reason="Oversized")
         try:

@@ -4,5 +4,6 @@
 the store;
 ``objects``: objects as models; ``record``: the part of a VPCAttachment that is kept. ``reports``: status and
 Events after a commit. ``status_writer``: endpoint and condition ``Conflict`` of a VPCAttachment. ``attachment_events``,
-``router_events``: Events on VPCAttachments, and about what the router itself lacks.
+``router_events``: Events on VPCAttachments, and about what the router itself lacks. ``departed``: messages of removed
+nodes are cleared.
 """

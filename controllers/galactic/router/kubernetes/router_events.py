@@ -43,6 +43,9 @@ ROUTER_EVENTS: Final = (
         "postgres", "DatabaseUnreachable", "no history is written; route changes are published without it"
     ),
     RouterEvent("mqtt-password", "PasswordExposed", "the broker's password can be read on the way"),
+    RouterEvent(
+        "cluster", "BrokerShared", "two clusters share a broker, and this one's nodes get no routes from it"
+    ),
     RouterEvent("postgres-tls", "DatabaseExposed", "the database connection is open to others on the way"),
 )
 

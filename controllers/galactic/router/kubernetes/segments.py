@@ -111,6 +111,12 @@ class SegmentIndex:
         if (shared := self._registrations.endpoints(ref)) == segment.endpoints:
             self._segments[name] = replace(segment, endpoints=shared)  # not two of each
 
+    def departed(self, node: NodeRef) -> bool:
+        """Whether the node is this cluster's, and has neither a Node nor a NodeSegment."""
+        name = node.node
+        own = node.cluster == self._cluster and self._nodes_listed
+        return own and name not in self._nodes and name not in self._segments
+
     def nodes_listed(self) -> None:
         """All Nodes are known: NodeSegments of those that are not there are orphaned."""
         self._nodes_listed = True

@@ -15,6 +15,7 @@ import structlog
 from galactic.backoff import Backoff
 from galactic.errors import GalacticError
 from galactic.kube.api import Api
+from galactic.kube.cluster import cluster_uid
 from galactic.kube.lease import DURATION_SECONDS, Candidate, Lease, Terms, own_namespace
 
 log = structlog.get_logger(__name__)
@@ -23,6 +24,8 @@ TERMS: Final = Terms(duration=3.0, deadline=2.0, retry=0.5, longest=DURATION_SEC
 """A dead leader is replaced within 3 s and two polls of 0.6 s at the most; where renewals come late, after up to 15 s,
 Kubernetes' own duration. Costs the API server two requests a second for each replica and two more for the leader's
 renewals, as much as the Leases of twenty kubelets."""
+BROKER_SECONDS: Final = 10.0
+"""For which a router that does not lead may be without the broker, and stand for election."""
 RETRY_SECONDS: Final = 0.5
 LONGEST_RETRIES: Final = 4
 """The longest pause, of these: PostgreSQL is back, and within 3 s some router asks it for the lock."""
@@ -32,7 +35,9 @@ Chosen = Callable[[bool], None]
 
 
 class Election(Protocol):
-    """Chooses among replicas."""
+    """Chooses among replicas. ``owner``: the cluster whose replicas these are; empty: none, or not known."""
+
+    owner: str
 
     async def run(self, chosen: Chosen) -> None:
         """For ever; gives the election up when cancelled. Calls nothing while the result is unknown."""
@@ -43,6 +48,8 @@ class Election(Protocol):
 
 class Alone:
     """No Kubernetes and no database: every router is chosen when it starts, and the last one leads."""
+
+    owner = ""
 
     async def run(self, chosen: Chosen) -> None:
         chosen(True)
@@ -57,7 +64,11 @@ class Alone:
 
 
 class LeaseElection:
-    """By a Lease in Kubernetes."""
+    """By a Lease in Kubernetes.
+
+    ``able`` returns whether this replica could lead, or does. One that cannot for BROKER_SECONDS leaves the Lease to
+    the others: the operator records endpoints while no router has it.
+    """
 
     def __init__(
         self,
@@ -68,11 +79,23 @@ class LeaseElection:
         terms: Terms = TERMS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.owner = ""
+        self.able: Callable[[], bool] = lambda: True
+        self._api, self._clock = api, clock
+        self._able_at = clock()
         candidate = Candidate(namespace or own_namespace(), NAME, own)
         self._lease = Lease(api, candidate, terms=terms, clock=clock)
 
     async def run(self, chosen: Chosen) -> None:
-        await self._lease.follow(chosen)
+        self.owner = await cluster_uid(self._api)
+        await self._lease.follow(chosen, self._stands)
+
+    def _stands(self) -> bool:
+        """Whether it stands for election."""
+        now = self._clock()
+        if self.able():
+            self._able_at = now
+        return now - self._able_at < BROKER_SECONDS
 
     def deposed(self) -> None:
         """The next renewal brings the result."""
@@ -87,6 +110,8 @@ class Lock(Protocol):
 
 class LockElection:
     """Election by an advisory lock in PostgreSQL. After the loss of its session a router waits for the lock again."""
+
+    owner = ""
 
     def __init__(self, lock: Lock, *, retry: float = RETRY_SECONDS) -> None:
         self._lock, self._retry = lock, retry

@@ -4,10 +4,13 @@ import asyncio
 import contextlib
 from typing import Final
 
+import structlog
+
 from galactic.launch import Health
 from galactic.messages import Leader, Topics, encode, gone
 from galactic.router.egress.publisher import Publisher
 
+log = structlog.get_logger(__name__)
 LEAVE_SECONDS: Final = 1.0
 """For the farewell of a leader that ends to reach the broker."""
 
@@ -35,6 +38,20 @@ class Gate:
     def close(self) -> None:
         """Nothing but claims may be published."""
         self._publisher.set_gate(False)
+
+    def report(self, rival: Leader | None) -> None:
+        """Another cluster's router leads at this broker; None: no longer."""
+        problem = None
+        if rival is not None:
+            problem = (
+                f"{rival.id} of another cluster (kube-system {rival.owner}) leads at this broker, so this router "
+                "publishes nothing; give this cluster an mqtt_base or a broker of its own, let routers outside serve "
+                "both (--kubernetes=false), or, if the other cluster is no more, clear the retained message "
+                f"{self._topic}"
+            )
+        self._health.set("cluster", problem)
+        if problem:
+            log.error("another cluster leads at this broker", problem=problem)
 
     async def publish(self, claim: Leader) -> None:
         """Returns when the broker has confirmed the claim."""

@@ -38,6 +38,7 @@ from galactic.router.leader.state_machine import (
     Phase,
     PublishClaim,
     ReadBroker,
+    ReportRival,
     Rested,
     SessionBegan,
     SessionEnded,
@@ -163,7 +164,7 @@ class Leadership:
             self.handle(DatabaseAhead(term, time.monotonic()))
 
     def _chosen(self, may: bool) -> None:
-        self.handle(Elected(milliseconds()) if may else NotElected())
+        self.handle(Elected(milliseconds(), self._election.owner) if may else NotElected())
 
     def _leader_arrived(self, payload: bytes) -> None:
         leader = None
@@ -190,6 +191,8 @@ class Leadership:
         self._compare(retained)
         self._retained = retained
         self.handle(BrokerRead(retained.leader))
+        if self.state.phase is Phase.STANDBY and self.state.elected:
+            self._chosen(True)  # with a cluster, a claim waits for this
         if self.state.phase is not Phase.CLAIMING:
             self._retained = None  # large, and needed no more
 
@@ -218,6 +221,8 @@ class Leadership:
                 self._gate.open()
             case CloseGate():
                 self._gate.close()
+            case ReportRival(rival):
+                self._gate.report(rival)
             case StandDown():
                 self._stand_down(action)
             case AskElectionAgain():

@@ -59,6 +59,16 @@ class State:
     raising: bool = False
     """Whether the broker is read to decide if the claim has to be raised."""
     raised_at: float = -RAISE_SECONDS
+    owner: str = ""
+    """The cluster whose routers elect; empty: standalone, or unknown."""
+    other: Leader | None = None
+    """Another router's claim, as the broker has it, if it names its cluster."""
+
+    @property
+    def rival(self) -> Leader | None:
+        """The claim of another cluster's router, if there is one: this one claims nothing meanwhile."""
+        other = self.other
+        return other if other and other.owner and self.owner and other.owner != self.owner else None
 
     @property
     def term(self) -> int:
@@ -71,9 +81,12 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Elected:
-    """The election allows a claim. ``now``: the wall clock in ms, below which no term is claimed."""
+    """The election allows a claim. ``now``: the wall clock in ms, below which no term is claimed. ``owner``: the
+    cluster.
+    """
 
     now: int
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,17 +214,40 @@ class AskElectionAgain:
     """The election's last answer counts no more."""
 
 
-Action = PublishClaim | ReadBroker | AdoptTables | OpenGate | CloseGate | StandDown | AskElectionAgain
+@dataclass(frozen=True, slots=True)
+class ReportRival:
+    """Another cluster's router leads at this broker; None: no longer."""
+
+    rival: Leader | None
+
+
+Action = (
+    PublishClaim
+    | ReadBroker
+    | AdoptTables
+    | OpenGate
+    | CloseGate
+    | StandDown
+    | AskElectionAgain
+    | ReportRival
+)
 Result = tuple[State, tuple[Action, ...]]
 
 # -- transitions -------------------------------------------------------------------------------------------------------
 
 
-def transition(state: State, event: Event) -> Result:  # noqa: C901, PLR0911, PLR0912 - a case for each event
+def transition(state: State, event: Event) -> Result:
     """The next state, and what has to be done to get there."""
+    after, actions = _transition(state, event)
+    if (after.rival is None) != (state.rival is None):
+        actions = (*actions, ReportRival(after.rival))
+    return after, actions
+
+
+def _transition(state: State, event: Event) -> Result:  # noqa: C901, PLR0911, PLR0912 - a case for each event
     match event:
-        case Elected(now):
-            return _claim(replace(state, elected=True), now)
+        case Elected(now, owner):
+            return _claim(replace(state, elected=True, owner=owner), now)
         case Rested(now):
             return _claim(replace(state, rested=True), now)
         case NotElected():
@@ -239,10 +275,14 @@ def transition(state: State, event: Event) -> Result:  # noqa: C901, PLR0911, PL
 
 
 def _claim(state: State, now: int) -> Result:
-    """Claims, if nothing speaks against it: a term above all that were seen, and not below the clock."""
-    if state.phase is not Phase.STANDBY or not state.elected or not state.rested:
+    """Claims, if nothing speaks against it: a term above all that were seen, and not below the clock.
+
+    A claim replaces another cluster's at the broker, so with a cluster the broker is read first.
+    """
+    unread = bool(state.owner) and not state.broker_read
+    if state.phase is not Phase.STANDBY or not state.elected or not state.rested or unread or state.rival:
         return state, ()
-    claim = Leader(state.replica, max(state.highest_term + 1, now))
+    claim = Leader(state.replica, max(state.highest_term + 1, now), state.owner)
     return replace(state, phase=Phase.CLAIMING, claim=claim, confirmed=False), (PublishClaim(claim),)
 
 
@@ -296,7 +336,10 @@ def _database_ahead(state: State, term: int, at: float) -> Result:
 
 
 def _seen(state: State, leader: Leader | None) -> State:
-    return state if leader is None else replace(state, highest_term=max(state.highest_term, leader.term))
+    if leader is None:
+        return replace(state, other=None)
+    other = leader if leader.owner and leader.id != state.replica else None
+    return replace(state, highest_term=max(state.highest_term, leader.term), other=other)
 
 
 def _outdone(state: State, leader: Leader) -> bool:
