@@ -3,6 +3,7 @@
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 from galactic.errors import Rejected, Unreachable
@@ -46,6 +47,18 @@ class Disturbances(Places):
     def release(self, node: str) -> None:
         """Lets the node's controller run again."""
         self._state.hold(self._state.node(node).name).unlink(missing_ok=True)
+
+    def choose_version(self, component: str, sources: Path | None) -> None:
+        """The folder that a component imports ``galactic`` from at its next start; None: the lab's own.
+
+        ``component``: operator, webhook, router (all of them), or ``controller/NODE``.
+        """
+        role, _, node = component.partition("/")
+        link = self._state.version(f"galactic-node-{node}" if role == "controller" else f"galactic-{role}")
+        link.unlink(missing_ok=True)
+        if sources is not None:
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(sources)
 
     def reboot(self, node: str) -> None:
         """Powers the node off, and returns when it boots again. It loses devices, rules and /run, not its disks."""

@@ -241,6 +241,10 @@ class State:
         """The folder of one node's pid files, CNI results and hold file."""
         return self.root / "nodes" / node
 
+    def version(self, user: str) -> Path:
+        """A folder that the program of that user imports ``galactic`` from; where it does not exist, the lab's own."""
+        return self.root / "versions" / user
+
     def hold(self, node: str) -> Path:
         """The hold file: while it exists the node's controller stays stopped."""
         return self.node_dir(node) / "hold"

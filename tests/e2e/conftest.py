@@ -20,12 +20,13 @@ from owning import owned
 from pieces import LONG, rank
 from released import EXAMPLES
 from rich.console import Console
-from story import POD_SECONDS, Tenant, fresh, tenancy
+from story import POD_SECONDS, Tenant, eventually, fresh, tenancy
 
 from galactic.errors import GalacticError
 from galactic_lab import cleanup
 from galactic_lab.builds.guest_kernels import PINNED
 from galactic_lab.cluster import Lab
+from galactic_lab.controlplane import prometheus
 
 LABS = pytest.StashKey[dict[str, Lab]]()
 CHARTED = pytest.StashKey[ExitStack]()
@@ -242,6 +243,23 @@ def routers(control_plane: Lab) -> Lab:
 def replicas(lab: Lab) -> Lab:
     """For stories of several routers that need nodes."""
     return replicated(lab)
+
+
+@pytest.fixture(scope="module")
+def asked(replicas: Lab) -> Iterator[prometheus.Api]:
+    """The Prometheus of a lab with two routers and a database. Asking every controller all the time costs the nodes
+    more than stories do: it rests afterwards, unless it was there before.
+    """
+    there = any(
+        process["name"] == prometheus.NAME and process["pid"] for process in replicas.supervisor.status()
+    )
+    if not there:
+        replicas.up(prometheus=True)
+    api = prometheus.Api(replicas.state.prometheus_url)
+    eventually("every controller is scraped", lambda: not api.down())
+    yield api
+    if not there:
+        replicas.supervisor.stop(prometheus.NAME)
 
 
 @pytest.fixture

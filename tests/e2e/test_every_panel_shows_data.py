@@ -4,13 +4,11 @@ and the alert rules are evaluated there without a fault.
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from story import Tenant, eventually
 
-from galactic_lab.cluster import Lab
-from galactic_lab.controlplane import prometheus
 from galactic_lab.controlplane.prometheus import Api
 from observability.asked import queries, values
 from observability.boards import BOARDS
@@ -19,23 +17,6 @@ from observability.panel import Board
 AGAIN = 40
 WIDE = {"__rate_interval": "1h"}
 """A window for rates that covers the whole story on a slow machine."""
-
-
-@pytest.fixture(scope="module")
-def asked(replicas: Lab) -> Iterator[Api]:
-    """The Prometheus of a lab with two routers and a database. Asking every controller all the time costs the nodes
-    more than stories do: it rests afterwards, unless it was there before.
-    """
-    there = any(
-        process["name"] == prometheus.NAME and process["pid"] for process in replicas.supervisor.status()
-    )
-    if not there:
-        replicas.up(prometheus=True)
-    api = Api(replicas.state.prometheus_url)
-    eventually("every controller is scraped", lambda: not api.down())
-    yield api
-    if not there:
-        replicas.supervisor.stop(prometheus.NAME)
 
 
 @pytest.fixture(scope="module")

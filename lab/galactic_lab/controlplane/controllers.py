@@ -1,6 +1,7 @@
 """Galactic's controllers as the lab runs them: their settings, and those that live beside the control plane."""
 
 import importlib.util
+import os
 from typing import Final
 
 from galactic_lab.controlplane import broker
@@ -26,7 +27,9 @@ PORTS: Final = {OPERATOR: METRICS_PORT, ROUTER: METRICS_PORT + 1, WEBHOOK: METRI
 
 def settings(state: State, user: str) -> dict[str, str]:
     """The environment of a controller, except for the broker's variables (``broker.variables``)."""
-    return environment() | {
+    own = environment()
+    return own | {
+        "PYTHONPATH": os.pathsep.join((str(state.version(user)), own["PYTHONPATH"])),
         "KUBECONFIG": str(state.identity(user)),
         "POD_NAMESPACE": NAMESPACE,
         "GALACTIC_CLUSTER": state.cluster,

@@ -16,7 +16,7 @@ from galactic_lab.controlplane import broker, controllers
 from galactic_lab.kernel import fabric
 from galactic_lab.node import containerd, kubelet, machine, networks, proxy, real_multus
 from galactic_lab.node.supervision import Child, Supervisor, become, fork, redirect
-from galactic_lab.state import Node, State, environment
+from galactic_lab.state import Node, State, environment, interpreter
 
 CONTROLLER: Final = "galactic.node.__main__"
 CHART_PLUGINS: Final = Path("/opt/cni/bin")
@@ -101,9 +101,12 @@ class LabNode:
     def _controller(self) -> None:
         state, member = self._state, self._member
         redirect(state.logs / f"{member.name}.controller.log")
-        variables = controllers.settings(state, f"galactic-node-{member.name}")
+        user = f"galactic-node-{member.name}"
+        variables = controllers.settings(state, user)
         variables |= broker.variables(state, broker.node(state, member.name))
         own = {"GALACTIC_NODE_NAME": member.name, "GALACTIC_UNDERLAY_INTERFACE": "eth0"}
         become(variables | own | {"GALACTIC_CNI_CONF_DIR": "/etc/cni/net.d", "TMPDIR": "/tmp"})  # noqa: S108
+        if state.version(user).exists():  # not what this process has imported
+            os.execv(sys.executable, [*interpreter(), "-m", "galactic.node"])  # noqa: S606
         sys.argv = ["galactic-node"]
         importlib.import_module(CONTROLLER).main()
