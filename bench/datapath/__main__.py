@@ -1,8 +1,9 @@
 """The data path between pods on two nodes: ``python bench/datapath [--rounds 5] [--seconds 3]``.
 
 By Galactic's plan, beside the same veths routed without VRF and SRv6, and beside VXLAN and Geneve, all in one guest
-kernel and in turn: TCP with one stream and eight, packets of 64 bytes a second, round trips. Prints medians, and the
-median of the ratios to the routed veths within each round. The goal: 0.9 or more, and ahead of the tunnels.
+kernel and in turn: TCP with one stream and eight, packets of 64 bytes a second, round trips. In the world ``counted``,
+by the plan too, both nodes read their counters ten times a second. Prints medians, and the median of the ratios to the
+routed veths within each round. The goal: 0.9 or more, and ahead of the tunnels.
 
 Installs Debian's iperf3. The guest has one processor, which sender, nodes and receiver share. Packets are counted by
 the processor time of the guest's kernel, so other work of the machine does not matter. User Mode Linux has no hardware

@@ -10,6 +10,8 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from worlds import PODS, WORLDS, make
@@ -40,6 +42,37 @@ for sink in sinks:
 time.sleep(9999)
 """
 """Without a socket the pod would answer each datagram."""
+
+
+COUNTED = "counted"
+COUNT = """
+import asyncio
+from galactic.linux.link_counters import read
+from galactic.linux.namespace import Namespace
+async def main():
+    while True:
+        await read(Namespace.own())
+        await asyncio.sleep(0.1)
+asyncio.run(main())
+"""
+"""A node reads every 10 s."""
+
+
+@contextmanager
+def counting(name: str) -> Iterator[None]:
+    """Both nodes of the world COUNTED read their counters."""
+    nodes = (1, 2) if name == COUNTED else ()
+    readers = [
+        subprocess.Popen(["ip", "netns", "exec", f"{name}-n{number}", sys.executable, "-c", COUNT])
+        for number in nodes
+    ]
+    time.sleep(1 if readers else 0)
+    try:
+        yield
+    finally:
+        for reader in readers:
+            reader.kill()
+            reader.wait()
 
 
 def run(name: str, *argv: str) -> str:
@@ -97,12 +130,13 @@ def main() -> None:
     for _ in range(rounds):
         for family in (4, 6):
             for name in WORLDS:
-                measured = {
-                    "tcp-1": tcp(name, family, seconds, 1),
-                    "tcp-8": tcp(name, family, seconds, 8),
-                    "round-trip": round_trip(name, family),
-                }
-                flood(name, family, seconds)
+                with counting(name):
+                    measured = {
+                        "tcp-1": tcp(name, family, seconds, 1),
+                        "tcp-8": tcp(name, family, seconds, 8),
+                        "round-trip": round_trip(name, family),
+                    }
+                    flood(name, family, seconds)
                 for what, value in measured.items():
                     results.setdefault(f"{what} {family} {name}", []).append(value)
                 print(f"# IPv{family} {name} {measured}", flush=True)

@@ -1,4 +1,5 @@
 """Two nodes with a pod each, and a router between them: by Galactic's plan, routed without it, or by a tunnel.
+``counted`` is by the plan as well; ``inside`` reads its counters meanwhile, a hundred times as often as a node does.
 
 All worlds have the same veths: pod, node, router, node, pod. Each has namespaces of its own: ``NAME-p1``, ``NAME-n1``,
 ``NAME-r``, ``NAME-n2`` and ``NAME-p2``.
@@ -126,6 +127,7 @@ def _galactic(name: str, number: int) -> None:
 
 WORLDS: Final[dict[str, Callable[[str, int], None]]] = {
     "galactic": _galactic,
+    "counted": _galactic,
     "routed": _routed,
     "vxlan": _tunnel("vxlan", "dstport 4789 nolearning"),
     "geneve": _tunnel("geneve", "dstport 6081"),

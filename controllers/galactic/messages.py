@@ -22,6 +22,8 @@ SHARD_PAYLOAD: Final = 96 * 1024
 """Bytes of a shard of endpoints, at the most. A larger one is dropped unread."""
 ENDPOINT_SHARDS: Final = 64
 """Shards of one node's endpoints, at the most."""
+USAGE_SHARDS: Final = 32
+"""Messages of one node's usage, at the most."""
 SHARD_ROUTES: Final = 256
 """Routes in one shard of a retained table, at the most."""
 
@@ -111,6 +113,31 @@ class Entitlements(Versioned, frozen=True):
     vpcs: tuple[PeeringVpc, ...] = ()  # those that name peers
 
 
+class UsageEntry(msgspec.Struct, frozen=True, gc=False):
+    """Traffic of an attachment since its node's ledger began, or the attachment came. Every number only rises."""
+
+    vpc: str  # 12 hex digits
+    function: str  # 4 hex digits
+    attachment: str  # namespace/name
+    epoch: int  # of its endpoint
+    seconds: int  # attached
+    sent_bytes: int
+    sent_packets: int
+    received_bytes: int
+    received_packets: int
+
+
+class NodeUsage(Versioned, frozen=True):
+    """``nodes/<cluster>/<node>/usage/<shard>``: traffic of attachments that are on a node, or were lately.
+
+    Entries are sums, not differences, so that a lost, late or repeated message changes nothing. Those of another
+    ``ledger`` begin again.
+    """
+
+    ledger: str
+    entries: tuple[UsageEntry, ...]
+
+
 class Leader(Versioned, frozen=True):
     """``router/leader``. When the term changes every node publishes its endpoints again.
 
@@ -175,13 +202,24 @@ Message = (
     | EndpointsShard
     | EndpointsHead
     | Entitlements
+    | NodeUsage
     | Leader
     | Changes
     | Shard
     | Head
 )
 M = TypeVar(
-    "M", NodeStatus, NodeEndpoints, EndpointsShard, EndpointsHead, Entitlements, Leader, Changes, Shard, Head
+    "M",
+    NodeStatus,
+    NodeEndpoints,
+    EndpointsShard,
+    EndpointsHead,
+    Entitlements,
+    NodeUsage,
+    Leader,
+    Changes,
+    Shard,
+    Head,
 )
 
 UNDERSTOOD: Final = 1
@@ -196,6 +234,7 @@ _decoders: Final[dict[type, msgspec.json.Decoder[Message]]] = {
         EndpointsShard,
         EndpointsHead,
         Entitlements,
+        NodeUsage,
         Leader,
         Changes,
         Shard,
@@ -293,6 +332,9 @@ class Topics:
         """All that a node publishes retained, its status last: without that nothing leads to the others."""
         shards = (self.endpoints_shard(cluster, node, level) for level in ("head", *range(ENDPOINT_SHARDS)))
         return self.endpoints(cluster, node), *shards, self.status(cluster, node)
+
+    def usage(self, cluster: str, node: str, shard: int | str) -> str:
+        return f"{self.base}/nodes/{cluster}/{node}/usage/{shard}"
 
     def entitlements(self, cluster: str, shard: int | str) -> str:
         return f"{self.base}/entitlements/{cluster}/{shard}"

@@ -77,6 +77,7 @@ CASES = [
     pytest.param(
         nested("database.retentionDays", 30), "database retentionDays", id="retention-without-database"
     ),
+    pytest.param(nested("database.usageDays", 30), "database usageDays", id="usage-days-without-database"),
     pytest.param(nested("mqtt.caSecret.name", "ca"), "mqtt caSecret name", id="ca-of-our-own-broker"),
     pytest.param(merged(MQTT, nested("mqtt.caSecret.name", "ca")), "mqtt caSecret name", id="ca-without-tls"),
     pytest.param(

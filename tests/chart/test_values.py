@@ -156,6 +156,10 @@ CASES: dict[str, Case] = {
         nested("database", {"existingSecret": "db-42", "retentionDays": 42}),
         'value: "42"',
     ),
+    "database.usageDays": (
+        nested("database", {"existingSecret": "db-42", "usageDays": 42}),
+        "name: GALACTIC_USAGE_RETENTION",
+    ),
     "webhook.port": (nested("webhook.port", 4242), "containerPort: 4242, "),
     "webhook.patience": (nested("webhook.patience", 1.25), 'value: "1.25"'),
     "webhook.podFailurePolicy": (
@@ -206,6 +210,8 @@ CASES: dict[str, Case] = {
     "router.kind": (nested("router.kind", "StatefulSet"), "kind: StatefulSet"),
     "router.withdrawAfter": (nested("router.withdrawAfter", 42), 'value: "42"'),
     "node.underlayInterface": (nested("node.underlayInterface", "eth42"), "value: eth42"),
+    "node.attachmentMetrics": (nested("node.attachmentMetrics", 42), 'value: "42"'),
+    "node.usageInterval": (nested("node.usageInterval", 42), 'value: "42"'),
     "node.guard": (
         nested("node.guard", False),
         'name: GALACTIC_DROP_EXTERNAL_SIDS\n              value: "false"',

@@ -224,6 +224,7 @@ def values(random: Random) -> dict[str, Any]:  # noqa: C901, PLR0912, PLR0915 - 
         taint["remove"] = True
     if not result.get("database", {}).get("existingSecret"):
         result.get("database", {}).pop("retentionDays", None)
+        result.get("database", {}).pop("usageDays", None)
         result.get("database", {}).pop("caSecret", None)
     policies = result.get("networkPolicies", {})
     if not policies.get("enabled", True):

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 from galactic.bus.metrics import BusMetrics
 from galactic.node.metrics import Metrics as NodeMetrics
 from galactic.operator.metrics import Metrics as OperatorMetrics
-from galactic.router.database.metrics import DatabaseMetrics
+from galactic.router.database.metrics import DatabaseMetrics, UsageMetrics
 from galactic.router.metrics import RouterMetrics
 from galactic.webhook.metrics import Metrics as WebhookMetrics
 from reference.page import code, page, table, text
@@ -19,6 +19,7 @@ CLASSES: Final[tuple[tuple[str, str, Callable[[CollectorRegistry], object]], ...
     ("Node controller", "galactic.node.metrics", NodeMetrics),
     ("Router", "galactic.router.metrics", RouterMetrics),
     ("Router: the database", "galactic.router.database.metrics", DatabaseMetrics),
+    ("Router: usage", "galactic.router.database.metrics", UsageMetrics),
     ("Node controller and router: the broker", "galactic.bus.metrics", BusMetrics),
 )
 """Heading, module, and the class that registers the metrics."""

@@ -15,6 +15,7 @@ TOPICS: Final = (
     (messages.NodeEndpoints, ("endpoints", "<cluster>", "<node>"), "node", True),
     (messages.EndpointsShard, ("endpoints_shard", "<cluster>", "<node>", "<shard>"), "node", True),
     (messages.EndpointsHead, ("endpoints_shard", "<cluster>", "<node>", "head"), "node", True),
+    (messages.NodeUsage, ("usage", "<cluster>", "<node>", "<shard>"), "node", False),
     (messages.Entitlements, ("entitlements", "<cluster>", "<shard>"), "operator", True),
     (messages.Leader, ("leader",), "router", True),
     (messages.Changes, ("changes", "<vpc>"), "router", False),
@@ -58,6 +59,13 @@ FIELDS: Final = {
     "segments": "SIDs that lead to the network",
     "cluster": "cluster of the attachment's node",
     "node": "node of the attachment",
+    "ledger": "identifier of the node's ledger: sums of another one begin again",
+    "entries": "attachments of the node, and those that ended within a day",
+    "seconds": "seconds for which it was attached",
+    "sent_bytes": "bytes that the pod sent, Ethernet headers included",
+    "sent_packets": "packets that it sent",
+    "received_bytes": "bytes that it received",
+    "received_packets": "packets that it received",
 }
 CODES: Final = {
     "INCOMPATIBLE": "a `cniVersion` that is not supported, or that lacks the command",
@@ -103,6 +111,7 @@ def _topics() -> str:
         messages.Endpoint,
         messages.Entitlement,
         messages.PeeringVpc,
+        messages.UsageEntry,
         messages.Route,
     ]
     for kind in structs:

@@ -1,7 +1,8 @@
 """The ``galactic`` command, also ``kubectl galactic``.
 
 ``main`` names the sub-commands, ``extensions`` those of other distributions; ``completion`` completes them. One module
-a sub-command: ``status``, ``vpcs``, ``routes``, ``trace``, ``history``, ``connectivity``, ``sysdump``, ``graph``.
+a sub-command: ``status``, ``vpcs``, ``routes``, ``trace``, ``top``, ``flows``, ``usage``, ``history``,
+``connectivity``, ``sysdump``, ``graph``.
 
 ``cluster_options`` and ``render`` are common to all: how a command reaches a cluster, and its output. ``snapshot`` has
 Galactic's API objects, ``cluster_access`` reads programs, logs and kernels. ``findings`` are the problems that

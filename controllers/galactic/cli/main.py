@@ -28,6 +28,13 @@ COMMANDS: Final = {
     "trace": Command(
         "galactic.cli.trace", "trace", "The data path from pod to pod: where it stops, and why."
     ),
+    "top": Command("galactic.cli.top", "top", "Traffic of attachments or VPCs at present."),
+    "flows": Command(
+        "galactic.cli.flows", "flows", "A pod's flows in its VPC, with the verdict of its node."
+    ),
+    "usage": Command(
+        "galactic.cli.usage", "usage", "Traffic and attachment-hours of VPCs in a month.", reaches=False
+    ),
     "history": Command(
         "galactic.cli.history", "history", "Holders of an address in a VPC over time.", reaches=False
     ),

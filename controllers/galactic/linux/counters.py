@@ -11,6 +11,9 @@ from galactic.linux import firewall_fingerprint, readback
 from galactic.linux.firewall import OURS, PLACES, TABLES, Backend, FirewallRule, Place, own
 
 BACKENDS: Final[tuple[Backend, ...]] = ("legacy", "nft")
+FORGED: Final = "whose source is not an address of that pod"
+TO_NODE: Final = "to the node itself"
+REASONS: Final = ("forged_source", "node_service", "srv6_space")
 _ENCODED_OTHERWISE: Final = "what a newer iptables has written"
 
 
@@ -76,13 +79,13 @@ def words(applied: readback.Applied) -> str:
     rule: FirewallRule = applied.rule
     parts = ["packets"]
     if rule.forged:
-        parts.append("from pods whose source is not an address of that pod")
+        parts.append(f"from pods {FORGED}")
     elif rule.in_interface:
         parts.append("from pods" if rule.in_interface == OURS else f"from {rule.in_interface}")
     if rule.source:
         parts.append(f"from {'outside ' if rule.outside else ''}{rule.source}")
     if rule.chain == "INPUT":
-        parts.append("to the node itself")
+        parts.append(TO_NODE)
     if rule.destination:
         parts.append(f"to {rule.destination}")
     if rule.out_interface:
@@ -93,6 +96,15 @@ def words(applied: readback.Applied) -> str:
     if rule.icmpv6 is not None:
         text += f", ICMPv6 of type {rule.icmpv6}"
     return f"{text} ({'; '.join(applied.beyond)})" if applied.beyond else text
+
+
+def reason(drop: Drops) -> str:
+    """Why the rule drops, one of REASONS: a source that is not the pod's, a service of the node, or SRv6 packets from
+    or to the outside, pods included.
+    """
+    if FORGED in drop.what:
+        return REASONS[0]
+    return REASONS[1] if TO_NODE in drop.what else REASONS[2]
 
 
 def rise(before: Sequence[Drops], after: Sequence[Drops]) -> list[Drops]:

@@ -12,14 +12,17 @@ from galactic.bus.paho import PahoBus
 from galactic.errors import Rejected
 from galactic.kube.client import Kube, connect
 from galactic.launch import Health, launch
+from galactic.linux import link_counters
 from galactic.linux.events import Changed, Events
 from galactic.linux.kernel import LinuxKernel
+from galactic.linux.namespace import Namespace
 from galactic.linux.too_big import TooBigSocket
 from galactic.messages import Topics
 from galactic.metrics import registry
 from galactic.node.cni.calls import Calls
 from galactic.node.cni.server import Server
 from galactic.node.dataplane.adapter import LinuxHost
+from galactic.node.dataplane.counting import Counting, now
 from galactic.node.dataplane.events import follow
 from galactic.node.dataplane.host_settings import HostSettings
 from galactic.node.dataplane.neighbours import Neighbours
@@ -35,6 +38,7 @@ from galactic.node.kubernetes.unaccounted import UnaccountedAttachments
 from galactic.node.metrics import Metrics
 from galactic.node.mqtt.session import NodeTopics, Session
 from galactic.node.mqtt.subscriptions import Subscriptions
+from galactic.node.mqtt.usage import UsagePublisher
 from galactic.node.state.checkpoint import Checkpoint
 from galactic.node.state.epoch import Clock
 from galactic.node.state.store import Store
@@ -78,11 +82,16 @@ async def run(settings: NodeSettings, collectors: CollectorRegistry, health: Hea
         linux = LinuxHost(block, settings.underlay_interface, drop_external_sids=settings.drop_external_sids)
         setup = HostSetup(linux, store, block, metrics.filter_drift.inc)
         sync = Sync(kernel, store, setup.host, metrics)
+        counting = Counting(store, checkpoint, lambda: link_counters.read(Namespace.own()))
         path_mtu = PathMTU(
-            TooBigSocket, store, setup.host, lambda result: metrics.too_big.labels(result).inc()
+            TooBigSocket,
+            store,
+            setup.host,
+            lambda result: metrics.too_big.labels(result).inc(),
+            counting.too_big,
         )
-        multus = MultusConfiguration(settings.cni_conf_dir)
         neighbours, host_settings = Neighbours(kernel, store), HostSettings(setup.host)
+        multus = MultusConfiguration(settings.cni_conf_dir)
         host = HostTasks(setup, sync, neighbours, path_mtu, multus, host_settings)
         session = Session(bus, own, store, Subscriptions(bus, topics, store, metrics), metrics)
         session.password_exposure = settings.password_exposure
@@ -99,6 +108,7 @@ async def run(settings: NodeSettings, collectors: CollectorRegistry, health: Hea
 
         kubernetes = KubernetesTasks(connect, with_client)
         report = StatusReport(store, host, session, kubernetes, metrics)
+        metrics.numbers.current = lambda: counting.numbers(kubernetes.vpc_names, settings.attachment_metrics)
         server = Server(settings.socket, Calls(store, sync, kubernetes, report.problem), metrics)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(setup.run(), name="host setup")
@@ -109,6 +119,10 @@ async def run(settings: NodeSettings, collectors: CollectorRegistry, health: Hea
             tasks.create_task(host.multus.run(kubernetes.write_status), name="multus")
             tasks.create_task(server.run(), name="socket")
             tasks.create_task(session.run(), name="session")
+            tasks.create_task(counting.run(), name="counting")
+            tasks.create_task(
+                UsagePublisher(bus, own, counting.ledger, settings.usage_interval, now).run(), name="usage"
+            )
             tasks.create_task(kubernetes.run(), name="kubernetes")
             tasks.create_task(report.run(health), name="status report")
 

@@ -40,6 +40,8 @@ from galactic.linux.objects import (
 )
 from galactic.linux.route_lookup import chosen_route
 from galactic.linux.underlay import underlay
+from galactic.node.dataplane.counting import rates
+from galactic.node.dataplane.flows import LONGEST_SECONDS, flows
 from galactic.node.dataplane.host_settings import ARP_IGNORE
 from galactic.node.dataplane.host_settings import problems as host_problems
 from galactic.node.dataplane.plan import DEVICE_SYSCTLS, tables_of
@@ -279,23 +281,40 @@ def parser() -> argparse.ArgumentParser:
         metavar="NETNS@INTERFACE@ADDRESS@SIZE",
         help="send echo requests from that --pod, and print the answers and the packets counted meanwhile",
     )
+    arguments.add_argument(
+        "--traffic",
+        type=float,
+        metavar="SECONDS",
+        help="print what each host end counts within that time, alone",
+    )
+    arguments.add_argument(
+        "--flows",
+        metavar="DEVICE@SECONDS@NETWORK,…",
+        help="print the flows at that host end within that time, alone; its pod sends from these networks",
+    )
     return arguments
+
+
+async def _printed(options: argparse.Namespace) -> dict[str, Any]:
+    if options.flows is not None:
+        return await flows(options.flows)
+    if options.traffic is not None:
+        return await rates(min(max(options.traffic, 0.1), LONGEST_SECONDS))
+    return await inspection(
+        vpcs=options.vpc,
+        everything=options.all,
+        ways=options.way,
+        pods=options.pod,
+        resolve=options.resolve,
+        echoes=options.echo,
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console script. Exit code 2 for invalid arguments, 1 where the kernel does not answer."""
     options = parser().parse_args(arguments)
     try:
-        printed = asyncio.run(
-            inspection(
-                vpcs=options.vpc,
-                everything=options.all,
-                ways=options.way,
-                pods=options.pod,
-                resolve=options.resolve,
-                echoes=options.echo,
-            )
-        )
+        printed = asyncio.run(_printed(options))
     except GalacticError as error:
         sys.stderr.write(f"{PROGRAM}: {error}\n")
         raise SystemExit(2 if isinstance(error, Rejected) else 1) from error

@@ -59,7 +59,8 @@ from galactic.router.startup import Startup
 from galactic.settings import USAGE_ERROR, RouterSettings, load
 
 if TYPE_CHECKING:
-    from galactic.router.database.history_writer import HistoryWriter
+    from galactic.router.database.history_writer import HistorySettings, HistoryWriter
+    from galactic.router.database.usage import UsageWriter
 
 log = structlog.get_logger(__name__)
 PROGRAM: Final = "galactic-router"
@@ -103,6 +104,7 @@ def wire(
     fanout = Fanout(publisher, topics, metrics)
     history = _history(settings, store, fanout, process)
     cluster = _cluster(settings, kube, store, fanout, metrics, health=process.health) if kube else None
+    usage = _usage(settings, store, cluster, process)
     writers: list[Part] = []
     if cluster:
         offline = lambda: tuple(store.nodes.offline)  # noqa: E731
@@ -119,6 +121,7 @@ def wire(
     installation = Installation(store, decoder, cluster.attachments if cluster else None)
     followers: list[Follower] = [cluster.reports if cluster else RejectionReports(store)]
     followers += [history] if history else []
+    followers += [usage] if usage else []
     reign = Reign(commits, installation, fanout, followers, writers)
     chosen = election or _election(
         settings, kube, process.replica, able=lambda: bus.connected or leadership.leads
@@ -129,10 +132,12 @@ def wire(
 
     source = cluster.reflectors if cluster else history
     startup = Startup(commits, installation, leadership, source, process.health)
-    inputs: list[Part] = [Inbox(bus, topics, barrier, nodes, leadership)]
+    inbox = Inbox(bus, topics, barrier, nodes, leadership)
+    inbox.usage = usage
+    inputs: list[Part] = [inbox]
     inputs += [cluster.reflectors] if cluster else []
     inputs += [AdmissionsReload(admissions, store.tables, metrics)] if admissions else []
-    workers: list[Part] = [leadership, liveness, *([history] if history else [])]
+    workers: list[Part] = [leadership, liveness, *([history] if history else []), *([usage] if usage else [])]
     metrics.at_scrape(
         tables=lambda: store.counts,
         imports=lambda: store.tables.imports,
@@ -171,21 +176,43 @@ def _history(
 ) -> "HistoryWriter | None":
     if settings.database_url is None:
         return None
-    from galactic.router.database.history_writer import (  # noqa: PLC0415 - psycopg is 8 MiB
-        HistorySettings,
-        HistoryWriter,
-    )
+    from galactic.router.database.history_writer import HistoryWriter  # noqa: PLC0415 - psycopg is 8 MiB
     from galactic.router.database.metrics import DatabaseMetrics  # noqa: PLC0415
 
-    database = HistorySettings(
-        settings.database_url.get_secret_value(), process.replica, settings.history_retention
-    )
     return HistoryWriter(
-        database,
+        _database(settings, process),
         store.tables,
         DatabaseMetrics(process.registry),
         fanout.revision,
         lambda problem: process.health.set("postgres", problem, ready=True),
+    )
+
+
+def _usage(
+    settings: RouterSettings, store: Store, cluster: Cluster | None, process: Process
+) -> "UsageWriter | None":
+    if settings.database_url is None:
+        return None
+    from galactic.router.database.metrics import UsageMetrics  # noqa: PLC0415 - psycopg again
+    from galactic.router.database.usage import UsageWriter  # noqa: PLC0415
+
+    return UsageWriter(
+        _database(settings, process),
+        UsageMetrics(process.registry),
+        cluster.attachments.vpc_name if cluster else store.nodes.vpc_name,
+        store.nodes.is_registered,
+    )
+
+
+def _database(settings: RouterSettings, process: Process) -> "HistorySettings":
+    from galactic.router.database.history_writer import HistorySettings  # noqa: PLC0415 - psycopg again
+
+    assert settings.database_url is not None
+    return HistorySettings(
+        settings.database_url.get_secret_value(),
+        process.replica,
+        settings.history_retention,
+        settings.usage_retention,
     )
 
 

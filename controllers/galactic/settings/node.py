@@ -35,6 +35,18 @@ class NodeSettings(MqttSettings):
         default=True,
         description="drop packets to this node's SIDs from sources outside the SRv6 block (RFC 8754 §5.1)",
     )
+    attachment_metrics: int = Field(
+        default=250,
+        ge=0,
+        description="attachments of this node that have metrics of their own, about ten series each; 0: none. VPCs "
+        "have theirs all the same",
+    )
+    usage_interval: float = Field(
+        default=60.0,
+        ge=0,
+        description="seconds between two messages with the traffic of this node's attachments, which a router with a "
+        "database records; 0: none",
+    )
     request_broker_certificate: bool = Field(
         default=False,
         description="ask the operator for this node's client certificate at the broker (issue_broker_certificates of "

@@ -31,6 +31,9 @@ class RouterSettings(MqttSettings):
     history_retention: float = Field(
         default=0.0, ge=0, description="days that a history entry is kept after its end; 0: for ever"
     )
+    usage_retention: float = Field(
+        default=0.0, ge=0, description="days that the usage of a day is kept; 0: for ever"
+    )
     withdraw_after: float = Field(
         default=0.0,
         ge=0,

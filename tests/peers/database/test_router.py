@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import msgspec
 import psycopg
 import pytest
 from assembling import assembled
@@ -12,10 +13,19 @@ from database_world import endpoint, prefix, rows
 from galactic.backoff import Backoff
 from galactic.bus.memory import MemoryBroker
 from galactic.errors import Unreachable
-from galactic.messages import Changes, NodeEndpoints, NodeStatus, Topics, decode, encode
+from galactic.messages import (
+    Changes,
+    NodeEndpoints,
+    NodeStatus,
+    NodeUsage,
+    Topics,
+    UsageEntry,
+    decode,
+    encode,
+)
 from galactic.router import startup
 from galactic.router.controller import Router
-from galactic.router.database import lock
+from galactic.router.database import lock, usage
 from galactic.router.database.history_writer import HistoryWriter
 from galactic.router.database.lock import AdvisoryLock
 from galactic.router.leader.election import LockElection
@@ -216,3 +226,29 @@ async def test_a_frozen_holder_loses_the_lock(server, monkeypatch: pytest.Monkey
         for task in (election, waiting):
             task.cancel()
         await asyncio.gather(election, waiting, return_exceptions=True)
+
+
+async def test_a_standalone_router_records_what_nodes_send(
+    url, until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node's message as it publishes it, again and again: the usage is there once, over two routers."""
+    monkeypatch.setattr(usage, "WRITE_SECONDS", 0.01)
+    broker = MemoryBroker()
+    entry = UsageEntry("0000000004d2", "0001", "ns/a1", 1, 60, 1000, 10, 2000, 20)
+    message = encode(NodeUsage("ledger", (entry,)))
+    totals = "SELECT attachment, seconds, sent_bytes, received_packets FROM galactic.usage"
+    for replica in ("r", "second"):
+        async with router(broker, url, replica) as controller:
+            register(broker, 1, 1, endpoint(1, 1, "10.1.1.1/32"))
+            await until(
+                lambda: controller.idle and controller.history.idle and controller.store.tables.routes(0x4D2)
+            )
+
+            def recorded() -> bool:
+                broker.publish(TOPICS.usage("default", "n1", 0), message, False)
+                return rows(url, totals) == [("ns/a1", 60, 1000, 20)]
+
+            await until(recorded)
+            other = msgspec.structs.replace(entry, attachment="ns/a9", function="0009")
+            broker.publish(TOPICS.usage("default", "n1", 1), encode(NodeUsage("ledger", (other,))), False)
+    assert rows(url, totals) == [("ns/a1", 60, 1000, 20)]

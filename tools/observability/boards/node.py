@@ -137,6 +137,34 @@ NODE: Final = Board(
             levels=bad_above(1),
         ),
         Panel(
+            "Dropped packets",
+            "How many packets does the node drop per second, by reason? `no_route` is IPv4, of all namespaces.",
+            (
+                Query(
+                    f'sum by (reason) (rate(galactic_node_dropped_packets_total{{node="$node"}}{RATE}))',
+                    "{{reason}}",
+                ),
+            ),
+            levels=bad_above(1),
+            unit="ops",
+        ),
+        Panel(
+            "Traffic by VPC",
+            "How many bytes do pods of each VPC send and receive here per second?",
+            (
+                Query(
+                    f'sum by (vpc_name) (rate(galactic_node_vpc_bytes_total{{node="$node"}}{RATE}))',
+                    "{{vpc_name}}",
+                ),
+            ),
+            unit="Bps",
+        ),
+        Panel(
+            "Attachments without series",
+            "How many attachments have no metrics of their own, because there are more than attachment_metrics?",
+            (Query('galactic_node_attachments_without_series{node="$node"}', "{{reason}}"),),
+        ),
+        Panel(
             "VPCs read from the API server",
             "For how many VPCs does the node read routes from the API server, because the broker sends none?",
             (Query('galactic_node_fallback_vpcs{node="$node"}', "VPCs"),),

@@ -160,6 +160,15 @@ ROUTER: Final = Board(
             levels=bad_above(60),
         ),
         Panel(
+            "Usage",
+            "How many attachments' sums of traffic are written per second, or refused? No data without a database.",
+            (
+                Query(f"sum(rate(galactic_router_usage_samples_total{RATE}))", "written"),
+                Query(f"sum by (reason) (rate(galactic_router_usage_rejected_total{RATE}))", "{{reason}}"),
+            ),
+            unit="ops",
+        ),
+        Panel(
             "CPU in use",
             "How much CPU does each router use?",
             (Query(f'rate(process_cpu_seconds_total{{job="galactic-router"}}{RATE})', "{{instance}}"),),

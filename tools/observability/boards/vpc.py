@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from observability.boards.queries import behind, full
+from observability.boards.queries import RATE, behind, full
 from observability.panel import Board, Panel, Query, Variable, bad_above
 
 CHOSEN: Final = '{vpc_name="$vpc_name"}'
@@ -91,6 +91,56 @@ VPC: Final = Board(
             "How often does the VPC's table change? Pods that start, end and move change it.",
             (Query('max(changes(galactic_router_revision{vpc="$vpc"}[5m]))', "changes"),),
             width=12,
+        ),
+        Panel(
+            "Traffic",
+            "How many bytes do the VPC's pods send and receive per second, Ethernet headers included?",
+            (
+                Query(
+                    f'sum by (direction) (rate(galactic_node_vpc_bytes_total{{vpc_name="$vpc_name"}}{RATE}))',
+                    "{{direction}}",
+                ),
+            ),
+            unit="Bps",
+            width=12,
+        ),
+        Panel(
+            "Dropped packets",
+            "How many packets of the VPC's pods are dropped per second, by reason? `galactic flows` shows whose.",
+            (
+                Query(
+                    f'sum by (reason) (rate(galactic_node_vpc_dropped_packets_total{{vpc_name="$vpc_name"}}{RATE}))',
+                    "{{reason}}",
+                ),
+            ),
+            width=12,
+            levels=bad_above(1),
+            unit="ops",
+        ),
+        Panel(
+            "Busiest attachments",
+            "Which ten attachments send and receive most? `galactic top` shows all.",
+            (
+                Query(
+                    "topk(10, sum by (attachment_namespace, attachment) "
+                    f'(rate(galactic_node_attachment_bytes_total{{vpc_name="$vpc_name"}}{RATE})))',
+                    "{{attachment_namespace}}/{{attachment}}",
+                ),
+            ),
+            unit="Bps",
+            width=12,
+        ),
+        Panel(
+            "Packets",
+            "How many packets do the VPC's pods send and receive per second?",
+            (
+                Query(
+                    f'sum by (direction) (rate(galactic_node_vpc_packets_total{{vpc_name="$vpc_name"}}{RATE}))',
+                    "{{direction}}",
+                ),
+            ),
+            width=12,
+            unit="ops",
         ),
     ),
     (

@@ -7,6 +7,7 @@ changes. ``drift``: what other programs changed. ``macs``: the MACs of
 Galactic's devices. ``host_settings``: sysctls of the host that stop packets. ``setup``: kernel, underlay and packet
 filter as the plan needs them, by way of ``adapter``, the host. ``neighbours``: whether attached pods answer ARP and
 neighbour discovery. ``path_mtu``: links on the way to other nodes that are smaller than the underlay's interface.
+``counting``: counters of host ends, read into the ledger. ``flows``: a pod's packets and their verdicts, on demand.
 ``probes``: next hops and echo requests, on demand. ``sandbox``: a pod's network namespace. ``memory``: a kernel in
 memory, for tests.
 """

@@ -59,7 +59,8 @@ class Path:
 class PathMTU:
     """The paths that routers have reported. ``messages`` opens the socket; ``host``: None until the node is prepared.
 
-    ``count`` is called with the result of each report, one of ``RESULTS``.
+    ``count`` is called with the result of each report, one of ``RESULTS``; ``lost`` with the VPC and the sender of a
+    packet that was too big.
     """
 
     def __init__(
@@ -68,8 +69,9 @@ class PathMTU:
         store: Store,
         host: Callable[[], Host | None],
         count: Callable[[str], object] = lambda _: None,
+        lost: Callable[[int, Address], object] = lambda _vpc, _sender: None,
     ) -> None:
-        self._open, self._store, self._host, self._count = messages, store, host, count
+        self._open, self._store, self._host, self._count, self._lost = messages, store, host, count, lost
         self._paths: dict[int, Path] = {}  # by locator
         self._pairs: dict[tuple[int, Address, Address], float] = {}
         self._allowance, self._counted_at = float(ANSWERS_PER_SECOND), 0.0
@@ -96,6 +98,8 @@ class PathMTU:
         """Records a report and answers the sender. The result. ``now``: seconds, monotonic."""
         result = self._observe(report, now, messages)
         self._count(result)
+        if result != FORGED:
+            self._lost(_vpc(report.segment), report.sender)
         return result
 
     def paths(self, now: float) -> dict[IPv6Network, Path]:

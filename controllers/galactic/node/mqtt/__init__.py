@@ -2,5 +2,6 @@
 
 ``session``: publishes this node's registration, and dispatches what arrives. ``registration``: the registration, cut
 into messages. ``subscriptions``: the tables of the VPCs
-hosted here. ``replica``: one VPC's table, from a log of changes and a packed, retained snapshot.
+hosted here. ``usage``: the traffic of attachments, published.
+``replica``: one VPC's table, from a log of changes and a packed, retained snapshot.
 """

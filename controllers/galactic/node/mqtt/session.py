@@ -46,6 +46,9 @@ class NodeTopics:
     def endpoints(self) -> str:
         return self.topics.endpoints(self.cluster, self.node)
 
+    def usage(self, shard: int) -> str:
+        return self.topics.usage(self.cluster, self.node, shard)
+
     def part(self, part: Part) -> str:
         """The topic of a part of the registration."""
         if part.level == SINGLE:

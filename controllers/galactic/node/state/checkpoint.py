@@ -1,4 +1,4 @@
-"""The node's durable records: one small JSON file per attachment, and one for the node.
+"""The node's durable records: a small JSON file per attachment, one for the node, and one for its traffic's ledger.
 
 With them a restart needs neither API server nor broker to know its attachments. Files are replaced whole (written aside
 and renamed), so that the end of this process at any moment leaves the old or the new one. They lie beside the socket,
@@ -23,6 +23,7 @@ from galactic.node.state.attachment import Attachment, Key, Peer, Termination
 log = structlog.get_logger(__name__)
 SUFFIX: Final = ".json"
 NODE_FILE: Final = "node.json"
+USAGE_FILE: Final = "usage.json"
 PARTIAL: Final = ".partial"
 
 
@@ -105,6 +106,18 @@ class Checkpoint:
         except (OSError, ValueError) as error:
             log.warning("record not readable, ignored", file=NODE_FILE, error=str(error))
             return NodeFile()
+
+    def usage(self) -> bytes:
+        """The ledger's file; empty: there is none."""
+        with _translated(self._directory / USAGE_FILE):
+            try:
+                return (self._directory / USAGE_FILE).read_bytes()
+            except FileNotFoundError:
+                return b""
+
+    def put_usage(self, data: bytes) -> None:
+        """Writes the ledger's file."""
+        self._write(self._directory / USAGE_FILE, data)
 
     def put(self, attachment: Attachment) -> None:
         """Writes the attachment's record."""

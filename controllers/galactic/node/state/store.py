@@ -5,7 +5,7 @@ A change only marks what it concerns as dirty, so that it costs what it changes:
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from ipaddress import IPv6Network
 
@@ -38,6 +38,8 @@ class Store:
         self.dirty = DirtyState()
         self._endpoints = Endpoints(self.attachments)
         self._watchers: list[asyncio.Event] = []
+        self.detaching: Callable[[Key], object] = lambda _key: None
+        """Called before an attachment goes."""
         self._detached: set[Key] = set()  # before the kernel was first read
 
     def restore(self) -> None:
@@ -88,6 +90,7 @@ class Store:
 
     def detach(self, key: Key) -> None:
         """Removes the attachment and its record. One that is not there is no error."""
+        self.detaching(key)
         self._checkpoint.remove(key)
         unaccounted = self.attachments.unaccounted
         if unaccounted is None:

@@ -6,7 +6,9 @@ backlog         the changes that are not written yet, bounded; one transaction o
 restore         the database's rows as tables: for a comparison, and for a router whose broker is empty
 transactions    fenced by term, each applied once even if its connection breaks
 history_writer  the task that ties these together; nothing on the way of a route waits for it
-retention       deletes old periods, in small transactions
+retention       deletes old periods and usage, in small transactions
+usage           the task that records the traffic of attachments by day
+usage_transactions  what it adds, and the report
 history         queries: which attachment held an address, and when
 lock            the election among standalone routers
 metrics         ``galactic_router_database_…``

@@ -62,6 +62,8 @@ class HistorySettings:
     replica: str
     retention_days: float = 0
     """0: for ever."""
+    usage_days: float = 0
+    """For which the usage of a day is kept; 0: for ever."""
     backlog: int = LIMIT
     """Items kept while the database is unreachable."""
     linger: float = 0.1

@@ -49,3 +49,33 @@ class DatabaseMetrics:
         """Both are called at every scrape."""
         self._lag_seconds.set_function(seconds)
         self._lag_items.set_function(items)
+
+
+class UsageMetrics:
+    """``galactic_router_usage_…``."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def name(suffix: str) -> str:
+            return f"galactic_router_usage_{suffix}"
+
+        self.samples = Counter(
+            name("samples"), "Attachments' sums of traffic that were written.", registry=registry
+        )
+        self.rejected = Counter(
+            name("rejected"),
+            "Sums and messages of nodes that were not written, by reason. NotRecorded: no router has recorded that "
+            "attachment on that node.",
+            ("reason",),
+            registry=registry,
+        )
+        self.failures = Counter(
+            name("failures"), "Attempts to write that failed, by error.", ("error",), registry=registry
+        )
+        self._waiting = Gauge(
+            name("waiting"), "Messages of nodes that are not written yet.", registry=registry
+        )
+        self.rejected.labels("NotRecorded")
+
+    def waiting(self, count: Callable[[], float]) -> None:
+        """Called at every scrape."""
+        self._waiting.set_function(count)

@@ -15,7 +15,7 @@ from galactic.errors import Rejected
 from galactic.router.database.session import Connection, Session, first_line
 
 log = structlog.get_logger(__name__)
-VERSION: Final = "0002"
+VERSION: Final = "0003"
 """The newest version; what the rest of this package is written for."""
 LOCK: Final = 0x67616C01
 """Key of the advisory lock under which schemas are migrated; earlier releases take the same one."""

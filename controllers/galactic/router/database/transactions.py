@@ -82,7 +82,7 @@ async def write(
 ) -> None:
     """Writes the entries, exactly once however often this is called. Raises Deposed, Outdated, psycopg's."""
     async with connection.transaction():
-        leader, last, latest = await _locked(connection, own.leader)
+        leader, last, latest = await locked(connection, own.leader)
         if leader != own.leader or last not in (own.sequence - 1, own.sequence):
             raise Outdated
         if last == own.sequence:
@@ -102,7 +102,7 @@ async def compare(connection: Connection, own: BatchId, state: TableState, revis
     the earliest time possible. Raises Deposed, psycopg's.
     """
     async with connection.transaction():
-        *_, latest = await _locked(connection, own.leader)
+        *_, latest = await locked(connection, own.leader)
         at = max(state.at, latest + TICK) if latest else state.at
         inexactly = _Precision(exactly=False, after=latest)
         missing, ends = dict(state.owners), dict[VpcNetwork, datetime]()
@@ -126,7 +126,7 @@ async def compare(connection: Connection, own: BatchId, state: TableState, revis
         return len(ends.keys() | missing.keys())
 
 
-async def _locked(connection: Connection, own: Leader) -> tuple[Leader, int, datetime | None]:
+async def locked(connection: Connection, own: Leader) -> tuple[Leader, int, datetime | None]:
     """The row ``writer``, locked: its leader, the number and the time of the last batch."""
     cursor = await connection.execute("SELECT term, leader, sequence, moment FROM galactic.writer FOR UPDATE")
     row = await cursor.fetchone()

@@ -24,6 +24,12 @@ class RouterTopics(Protocol):
     def arrived(self, parts: tuple[str, ...], payload: bytes, *, retained: bool) -> None: ...
 
 
+class UsageSink(Protocol):
+    """Traffic that nodes report; ``database.usage.UsageWriter``."""
+
+    def arrived(self, cluster: str, node: str, level: str, payload: bytes) -> None: ...
+
+
 class Inbox:
     """Of one router."""
 
@@ -37,6 +43,8 @@ class Inbox:
     ) -> None:
         self._bus, self._topics, self._barrier = bus, topics, barrier
         self._nodes, self._router_topics = nodes, router_topics
+        self.usage: UsageSink | None = None
+        """Set before ``run`` where there is a database."""
 
     async def run(self) -> None:
         """Handles deliveries for ever. Nothing that arrives stops it."""
@@ -44,6 +52,8 @@ class Inbox:
         # Only other routers' changes: each change of our own would cost us nearly as much again.
         self._bus.subscribe(self._topics.changes("+"), own=False)
         self._nodes.subscribe()
+        if self.usage is not None:
+            self._bus.subscribe(self._topics.usage("+", "+", "+"))
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._nodes.run(), name="nodes")
             await self._deliveries()
@@ -72,6 +82,8 @@ class Inbox:
                 self._nodes.arrived(cluster, node, kind, delivery.payload)
             case ("nodes", cluster, node, "endpoints", level) if is_shard(level):
                 self._nodes.arrived(cluster, node, f"endpoints/{level}", delivery.payload)
+            case ("nodes", cluster, node, "usage", level) if self.usage is not None:
+                self.usage.arrived(cluster, node, level, delivery.payload)
             case ("entitlements", cluster, shard) if self._nodes.lists is not None:
                 self._nodes.lists.arrived(cluster, shard, delivery.payload)
             case parts:

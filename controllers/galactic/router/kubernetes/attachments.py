@@ -49,6 +49,11 @@ class AttachmentIndex:
         """The VPCAttachment with these identifiers."""
         return self._names.get(identity)
 
+    def vpc_name(self, _cluster: str, name: str, vpc: int) -> str:
+        """The VPC (namespace/name) of a VPCAttachment, if it has that identifier; else empty."""
+        known = self._records.get(name)
+        return "/".join(known.vpc) if known is not None and self._vpcs.get(known.vpc) == vpc else ""
+
     def names(self) -> list[str]:
         """Of all VPCAttachments."""
         return [*self._records]

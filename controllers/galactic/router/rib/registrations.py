@@ -165,6 +165,11 @@ class Registrations:
         """Whether that node's endpoints are known."""
         return (known := self._nodes.get(node)) is not None and known.sequence >= 0
 
+    def vpc_name(self, cluster: str, name: str, vpc: int) -> str:
+        """Standalone: the VPC (namespace/name) of an attachment in its cluster's list, if it has that identifier."""
+        known = (self._attachments.of(cluster) or {}).get(name)
+        return known.vpc_name if known is not None and known.vpc == vpc else ""
+
     def segments(self) -> dict[NodeRef, Segment]:
         """All registrations, as ``table.table`` takes them."""
         return {node: Segment(known.prefix, known.endpoints) for node, known in self._nodes.items()}

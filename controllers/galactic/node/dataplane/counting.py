@@ -1,0 +1,153 @@
+"""Reads the counters of this node's host ends into the ledger, and writes the ledger's file.
+
+One dump of the kernel's links every READ_SECONDS, and one line of /proc/net/dev when an attachment goes: no API
+request, and nothing on the way of a packet.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+from uuid import uuid4
+
+import msgspec
+import structlog
+
+from galactic import names
+from galactic.errors import GalacticError
+from galactic.linux import link_counters
+from galactic.linux.counters import Drops, drops, reason
+from galactic.linux.legacy import in_use
+from galactic.linux.link_counters import LinkCounters, Reading, traffic, unrouted4
+from galactic.linux.namespace import Namespace
+from galactic.linux.objects import Address
+from galactic.node.numbers import DropSource, Numbers, numbers
+from galactic.node.state.attachment import Key
+from galactic.node.state.checkpoint import Checkpoint
+from galactic.node.state.ledger import Ledger, LedgerFile
+from galactic.node.state.store import Store
+
+log = structlog.get_logger(__name__)
+READ_SECONDS: Final = 10.0
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+UNDERSTOOD: Final = 1
+"""The latest schema of the ledger's file that this version reads."""
+
+
+def now() -> float:
+    """Seconds since the host started, those that it slept included."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def boot_id() -> str:
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:
+        return ""
+
+
+class Counting:
+    """The ledger of this node. ``read``: all veth devices; ``one``: bytes and packets of a device."""
+
+    def __init__(
+        self,
+        store: Store,
+        checkpoint: Checkpoint,
+        read: Callable[[], Awaitable[dict[str, Reading]]],
+        one: Callable[[str], LinkCounters | None] = traffic,
+    ) -> None:
+        self._store, self._checkpoint, self._read, self._one = store, checkpoint, read, one
+        store.detaching = self.detaching
+        self.ledger = restored(checkpoint, boot_id())
+        self.sources: dict[str, DropSource] = {}
+        """Further drops of attachments by reason, for example those of a policy."""
+        self.node_drops: Mapping[tuple[str, int], int] = {}
+        """Packets that the packet filter dropped, and those without a route, by reason and IP version."""
+
+    async def run(self) -> None:
+        """For ever. A round that fails is followed by the next: the kernel goes on counting."""
+        reported = ""
+        while True:
+            problem = ""
+            try:
+                await self.round()
+            except GalacticError as error:
+                problem = str(error)
+                if problem != reported:
+                    log.warning("traffic not read", error=problem)
+            reported = problem
+            await asyncio.sleep(READ_SECONDS)
+
+    async def round(self) -> None:
+        """Reads everything once, and writes the file. Raises Unreachable."""
+        readings = await self._read()
+        self.ledger.observe(now(), self._store.attachments, readings, names.host_end)
+        self.node_drops = node_drops(drops(in_use()), unrouted4())
+        self.save()
+
+    def detaching(self, key: Key) -> None:
+        """An attachment is about to go, and its device with it."""
+        attachment = self._store.attachments.get(key)
+        counters = self._one(names.host_end(*key)) if attachment and not self.ledger.fresh else None
+        if attachment and counters:
+            self.ledger.read_traffic(now(), attachment, counters)
+
+    def too_big(self, vpc: int, sender: Address) -> None:
+        """A router reported a packet from that address of the VPC as too big."""
+        for attachment in self._store.attachments.of_vpc(vpc):
+            if any(sender in network for network in attachment.announces):
+                self.ledger.too_big(attachment)
+                return
+
+    def numbers(self, vpc_names: Mapping[int, str], limit: int) -> Numbers:
+        """The numbers to expose, as they were last read."""
+        current = numbers(self.ledger, self._store.attachments, vpc_names, limit, self.sources)
+        return replace(current, node_drops=self.node_drops)
+
+    def save(self) -> None:
+        """Writes the file. Raises Unreachable."""
+        self._checkpoint.put_usage(msgspec.json.encode(self.ledger.file()))
+
+
+async def rates(seconds: float) -> dict[str, Any]:
+    """Counters of this node's host ends: their rise within these seconds, and in all. Raises Unreachable."""
+    namespace = Namespace.own()
+    before, began = await link_counters.read(namespace), time.monotonic()
+    await asyncio.sleep(seconds)
+    after, ended = await link_counters.read(namespace), time.monotonic()
+    devices = {}
+    for device, reading in after.items():
+        interface, earlier = names.parse_interface(device), before.get(device)
+        if interface is not None and interface[2] == "H" and earlier and earlier.ifindex == reading.ifindex:
+            rises = (now - then for now, then in zip(reading.counters, earlier.counters, strict=True))
+            devices[device] = {
+                "counters": reading.counters._asdict(),
+                "rises": LinkCounters(*rises)._asdict(),
+            }
+    return {"seconds": ended - began, "devices": devices}
+
+
+def restored(checkpoint: Checkpoint, boot: str) -> Ledger:
+    """The ledger of the file; a new one where there is none, or none that can be read."""
+    try:
+        if data := checkpoint.usage():
+            file = msgspec.json.decode(data, type=LedgerFile)
+            if file.schema <= UNDERSTOOD:
+                return Ledger.of(file, boot)
+            log.warning("ledger of traffic is of a newer version, a new one begins", schema=file.schema)
+    except (msgspec.MsgspecError, UnicodeDecodeError, GalacticError) as error:
+        log.warning("ledger of traffic not readable, a new one begins", error=str(error))
+    return Ledger(uuid4().hex, boot)
+
+
+def node_drops(rules: list[Drops], unrouted: int | None) -> dict[tuple[str, int], int]:
+    """Packets by reason and IP version: of the packet filter's DROP rules, and IPv4 packets without a route."""
+    counted: dict[tuple[str, int], int] = {}
+    for rule in rules:
+        key = reason(rule), rule.family
+        counted[key] = counted.get(key, 0) + rule.packets
+    if unrouted is not None:
+        counted["no_route", 4] = unrouted
+    return counted
