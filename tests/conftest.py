@@ -1,8 +1,8 @@
-"""Which tests stay together when others run beside them (``-n 3 --dist loadfile``): what shares what is made once. And
-which of them begin first.
+"""Tests that stay in one worker with ``-n 3 --dist loadfile``, because they share what is made once, and the order of
+the pieces.
 
-And what hypothesis tries: the same cases at each run, however long each takes. New ones are for people:
-``GALACTIC_RANDOM_HISTORIES=1000``.
+Hypothesis tries the same cases at each run, without a time limit for one. ``GALACTIC_RANDOM_HISTORIES=1000`` tries
+new ones.
 """
 
 import os

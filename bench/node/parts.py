@@ -70,7 +70,7 @@ def underlay() -> Iterator[Namespace]:
 
 @contextmanager
 def path_of(namespace: Namespace) -> Iterator[str]:
-    """Where other processes find it."""
+    """The path by which other processes open the namespace."""
     descriptor = namespace.run(lambda: os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
     try:
         yield f"/proc/{os.getpid()}/fd/{descriptor}"

@@ -1,4 +1,4 @@
-"""The comparison of rights with requests itself: a verb that lacks is named, and so is one too many."""
+"""The comparison of rights with requests itself: a missing verb is named, and so is a superfluous one."""
 
 import json
 from pathlib import Path

@@ -1,5 +1,5 @@
-"""The examples of a router outside of any cluster say what a router understands, systemd takes the unit, and what it
-would start, and the container, work with the broker and the database of their settings: tests/image.
+"""The examples of a router outside of any cluster: settings that a router accepts, and a unit that systemd accepts. The
+program of the unit, and the container, run with a broker and a database in tests/image.
 """
 
 import configparser

@@ -42,8 +42,8 @@ def previous(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def earlier_configurations(lab: Lab) -> None:
-    """Writes the webhook configurations as the webhooks of the version before did themselves, beside Helm: those of
-    this checkout's image would not.
+    """Writes the webhook configurations that the webhooks of the previous version made themselves, beside Helm; those
+    of this checkout's image do not.
     """
     text = rbac.rendered(lab.assets.helm, helm_release.chart(), lab.assets.version, "admission")
     authorities = lab.get("secret", "galactic-webhook", "-n", NAMESPACE)["data"]["ca.crt"]

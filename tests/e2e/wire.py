@@ -64,7 +64,7 @@ def sender(netns: str, device: str) -> socket.socket:
 
 
 def marks_of(listening: socket.socket) -> Iterator[str]:
-    """The marks of what has arrived by now."""
+    """The marks of frames that have arrived by now."""
     with suppress(BlockingIOError):
         while True:
             data, address = listening.recvfrom(65536)

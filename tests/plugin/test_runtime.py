@@ -101,7 +101,7 @@ class Controller:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory, patient: Callable[[int], Path]) -> Path:
-    """The bundle, bound to where it lies."""
+    """The bundle, bound to its present folder."""
     folder = tmp_path_factory.mktemp("cni") / "bin"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bundle, "HERE", patient(1))

@@ -1,5 +1,5 @@
-"""The Tiltfile, run by a Starlark interpreter whose builtins only write down what they were called with: it parses, and
-everything that it names is there.
+"""The Tiltfile, run by a Starlark interpreter whose builtins record their arguments: it parses, and everything that it
+names exists.
 """
 
 import hashlib

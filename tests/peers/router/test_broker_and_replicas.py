@@ -32,7 +32,7 @@ BROKERS = [
 
 
 class Replica:
-    """One router process, so to say: its connection dies with it."""
+    """A router as in a process of its own: its connection ends with it."""
 
     def __init__(self, url: str, vote: Vote, name: str) -> None:
         self.settings = RouterSettings(kubernetes=False, require_entitlements=False, mqtt_url=url)

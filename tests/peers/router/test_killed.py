@@ -63,7 +63,7 @@ def postgres() -> Iterator[Postgres]:
 
 
 def rows_of(routes: Mapping[Network, Route]) -> set[Any]:
-    """As ``recorded`` has them."""
+    """Rows of the routes, as ``recorded`` returns them."""
     return {
         (VPC, network, route.node, int(route.function, 16), route.segments[0], route.epoch)
         for network, route in routes.items()

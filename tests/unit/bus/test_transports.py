@@ -131,7 +131,7 @@ WAYS = [
 
 @pytest.mark.parametrize(("url", "given"), WAYS)
 async def test_every_transport_carries_much_at_once(url: str, given: dict, broker: Broker) -> None:
-    """Many small messages share a TLS record, and a large one needs many: neither may be left lying."""
+    """Many small messages share a TLS record, and a large one needs many: neither may stall."""
     async with session(broker.settings(url, **given), "a") as (bus, arrived):
         bus.subscribe("t/#")
         payloads = [b"x" * (250_000 if number % 100 == 0 else 10) for number in range(500)]

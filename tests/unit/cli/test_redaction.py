@@ -1,4 +1,4 @@
-"""Nothing secret leaves a cluster in a sysdump: every planted secret is gone, and what helps is still there."""
+"""Nothing secret leaves a cluster in a sysdump: every planted secret is gone, and useful fields are still there."""
 
 import json
 from typing import Any

@@ -68,7 +68,7 @@ def test_networks_are_packed_as_keys_have_them(text):
 
 
 class SlowTable:
-    """One VPC on one node, kept the slow way."""
+    """One VPC on one node, by a simple and slow implementation."""
 
     def __init__(self):
         self.routes, self.tables, self.own, self.kernel = RemoteRoutes(HERE), {}, {}, {}
@@ -263,7 +263,7 @@ def test_a_path_here_gives_way_to_the_holder_and_to_no_table_that_is_behind(clus
 
 
 def test_routes_that_the_kernel_has_are_no_reason_to_give_way():
-    """After a restart: what a route of the kernel was for is not known until a table is."""
+    """After a restart the attachment of a kernel's route is unknown until there is a table."""
     owned, network = RemoteRoutes(HERE), pack(route(1).network)
     owned.announce([network], PATH_ID.pack(*PATHS[0]))
     owned.adopt({network: table(route(1))[network][:16]})

@@ -382,7 +382,7 @@ class Broker:
         self.queue += ["head", *(self.shards if missing is None else missing)]
 
     def run(self, table: TableReplica, seconds: float) -> float:
-        """Until the table is settled. The time then."""
+        """Runs until the table is settled; returns the time."""
         self.request(None)
         now, next_at = 0.0, self.pace
         while not table.settled:

@@ -203,7 +203,7 @@ async def test_what_is_stale_or_replayed_is_dropped_and_counted() -> None:
     ],
 )
 async def test_names(cluster: str, node: str, *, taken: bool) -> None:
-    """Also those that no broker would let pass: they come from somewhere else then."""
+    """Also on topics that the shipped access list forbids: another broker may allow them."""
     async with inbox_at_broker() as it:
         await it.publish_unretained(TOPICS.endpoints(cluster, node), encode(NodeEndpoints(1, ())))
         await it.handled()

@@ -30,7 +30,7 @@ class Numbering:
 
 
 class Machine(RuleBasedStateMachine):
-    """Both writers in any order, commits in between; the oracle is ``table`` with the tables before as ``held``."""
+    """Both writers in any order, commits in between; the oracle is ``table`` with the former tables installed."""
 
     checked = False
 
