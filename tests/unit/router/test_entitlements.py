@@ -289,3 +289,48 @@ def test_peers_are_those_of_the_lists() -> None:
     assert declared["east", 0xC] is not None
     arrives(2)
     assert declared["east", 0xC] is None
+
+
+def table(broker: MemoryBroker, vpc: str) -> set[str]:
+    payload = broker.retained.get(f"galactic/v1/vpcs/{vpc}/table/0")
+    return {route.network for route in decode(Shard, payload).routes} if payload else set()
+
+
+async def test_peers_are_imported_for_the_clusters_that_declare_them(topology, broker, until) -> None:
+    """No node makes a peering, nor does a list of another cluster; a router that takes over keeps what there is."""
+    a, b = "0000000004d2", "0000000004d3"
+    blue = PeeringVpc("ns/blue", a, ("10.1.0.0/16",), (b,))
+    red = PeeringVpc("ns/red", b, ("10.2.0.0/16",), (a,))
+    entries = (entry(1, "10.1.1.1/32"), entry(2, "10.2.1.1/32", "0.0.0.0/0", vpc=b))
+
+    def lists(generation: int, *vpcs: PeeringVpc, cluster: str = "default") -> None:
+        own = entries if cluster == "default" else ()
+        broker.publish(LIST(cluster, 0), encode(Entitlements(generation, 1, own, "", vpcs)), True)
+
+    lists(1, blue)
+    endpoints = (
+        topology.endpoint("n1", 1, "10.1.1.1/32"),
+        topology.endpoint("n1", 2, "10.2.1.1/32", "0.0.0.0/0", vpc=0x4D3),
+    )
+    publish_retained(broker, topology.status("n1"), topology.endpoints("n1", 1, *endpoints))
+    async with router(broker) as controller:
+        await until(lambda: table(broker, a) == {"10.1.1.1/32"} and controller.idle)
+        lists(1, blue, red, cluster="elsewhere")
+        stray = topology.endpoint("n1", 3, "10.2.1.1/32", vpc=0x4D3)
+        forged = structs.replace(stray, vpc=a)
+        publish_retained(broker, topology.endpoints("n1", 2, *endpoints, forged))
+        await until(lambda: count(controller, "SidMismatch") == 1 and controller.idle)
+        assert table(broker, a) == {"10.1.1.1/32"}
+        lists(1, blue, red)
+        await until(lambda: table(broker, a) == {"10.1.1.1/32", "10.2.1.1/32"})
+        await until(lambda: table(broker, b) == {"10.1.1.1/32", "10.2.1.1/32", "0.0.0.0/0"})
+        assert controller.registry.get_sample_value("galactic_router_peerings") == 1
+        assert controller.registry.get_sample_value("galactic_router_imported_routes") == 2
+        await until(lambda: controller.idle)
+    retained = dict(broker.retained)
+    async with router(broker) as controller:
+        await until(lambda: controller.idle)
+        tables = {topic: payload for topic, payload in retained.items() if "/vpcs/" in topic}
+        assert {topic: broker.retained.get(topic) for topic in tables} == tables, "it published nothing"
+        lists(1, blue)
+        await until(lambda: table(broker, a) == {"10.1.1.1/32"} and "10.1.1.1/32" not in table(broker, b))

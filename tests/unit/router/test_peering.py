@@ -183,6 +183,29 @@ def test_a_change_of_one_path_is_one_change_of_each_table() -> None:
     assert tables.changes == 4
 
 
+def test_a_router_that_takes_over_imports_what_is_peered_since() -> None:
+    """And drops what is not any more: the tables in force are those of before."""
+    before = peered("east")
+    before.register(NODES[0], 1, (2, 1, ("10.2.1.1/32",)), (1, 1, ("10.1.1.1/32",)))
+    before.commit()
+    whole = {vpc: dict(routes) for vpc, routes in before.published.items()}
+    alone = {
+        vpc: {network: route for network, route in routes.items() if not is_imported(vpc, route)}
+        for vpc, routes in whole.items()
+    }
+    for published in (alone, whole, {}):
+        after = peered("east")
+        after.register(NODES[0], 1, (2, 1, ("10.2.1.1/32",)), (1, 1, ("10.1.1.1/32",)))
+        after.install(published)
+        after.commit()
+        assert after.published == whole
+    after = Tables()
+    after.register(NODES[0], 1, (2, 1, ("10.2.1.1/32",)), (1, 1, ("10.1.1.1/32",)))
+    after.install(whole)
+    after.commit()
+    assert after.published == alone
+
+
 def test_only_what_lies_within_the_vpcs_networks_is_exported() -> None:
     tables = peered("east")
     tables.register(
