@@ -19,7 +19,7 @@ AT_ONCE: Final = 16
 """Nodes that are read in parallel."""
 UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 COUNTERS: Final = ("sent_bytes", "sent_packets", "received_bytes", "received_packets")
-DROPS: Final = {"no_route": "no route", "too_big": "MTU", "device": "device"}
+DROPS: Final = {"no_route": "no route", "too_big": "MTU", "policy": "policy", "device": "device"}
 CLEAR: Final = "\x1b[2J\x1b[H"
 
 

@@ -48,7 +48,8 @@ class LinkCounters(NamedTuple):
     """Counters of a host end since the device was made.
 
     ``no_route`` and ``too_big``: IPv6 packets from the pod without a route, and larger than the next device's MTU.
-    ``device``: packets that the device itself dropped, for example because the pod's interface is down.
+    ``device``: packets that the device itself dropped, for example because the pod's interface is down. ``policy``:
+    those that rules of policies dropped, of which the device knows nothing.
     """
 
     sent_bytes: int = 0
@@ -58,6 +59,7 @@ class LinkCounters(NamedTuple):
     no_route: int = 0
     too_big: int = 0
     device: int = 0
+    policy: int = 0
 
 
 class Reading(NamedTuple):

@@ -22,11 +22,10 @@ VPC: Final = ("vpc_name",)
 
 
 class Series(NamedTuple):
-    """Names of an attachment or a VPC, and its counters. ``dropped``: by reasons that the ledger does not count."""
+    """Names of an attachment or a VPC, and its counters."""
 
     labels: tuple[str, ...]
     counters: LinkCounters
-    dropped: Mapping[str, int] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,19 +39,13 @@ class Numbers:
     lost: int = 0
 
 
-DropSource = Callable[[], Mapping[Key, int]]
-"""Packets of each attachment that a further part of the data path dropped."""
-
-
 def numbers(
     ledger: Ledger,
     attachments: Mapping[Key, Attachment],
     vpc_names: Mapping[int, str],
     limit: int,
-    sources: Mapping[str, DropSource] | None = None,
 ) -> Numbers:
     """The series of at most ``limit`` attachments, those with the oldest epochs, and of all VPCs with a name."""
-    dropped = {reason: source() for reason, source in (sources or {}).items()}
     named = [
         attachment for attachment in attachments.values() if attachment.vpc in vpc_names and attachment.name
     ]
@@ -63,16 +56,11 @@ def numbers(
         record = ledger.records.get(Instance(attachment.vpc, attachment.function, attachment.epoch))
         if record is not None:
             namespace, _, name = attachment.name.partition("/")
-            more = {reason: counted.get(attachment.key, 0) for reason, counted in dropped.items()}
             labels = vpc_names[attachment.vpc], namespace, name
-            of_attachments[labels] = Series(labels, record.counters, more)
+            of_attachments[labels] = Series(labels, record.counters)
     for vpc, counters in ledger.vpcs.items():
         if vpc in vpc_names:
-            more = {
-                reason: sum(packets for (other, _), packets in counted.items() if other == vpc)
-                for reason, counted in dropped.items()
-            }
-            of_vpcs[vpc_names[vpc],] = Series((vpc_names[vpc],), counters, more)
+            of_vpcs[vpc_names[vpc],] = Series((vpc_names[vpc],), counters)
     left_out = {"limit": len(named) - len(chosen), "unnamed": len(attachments) - len(named)}
     return Numbers([*of_attachments.values()], [*of_vpcs.values()], {}, left_out, ledger.lost)
 
@@ -128,10 +116,10 @@ def _traffic(of: str, words: str, labels: tuple[str, ...], series: list[Series])
     )
     drops = CounterMetricFamily(
         f"galactic_node_{of}_dropped_packets",
-        f"Dropped packets of {words}, by reason: no_route (IPv6), mtu, device.",
+        f"Dropped packets of {words}, by reason: no_route (IPv6), mtu, policy, device.",
         labels=(*labels, "reason"),
     )
-    for names, counters, dropped in series:
+    for names, counters in series:
         size.add_metric((*names, "sent"), counters.sent_bytes)
         size.add_metric((*names, "received"), counters.received_bytes)
         packets.add_metric((*names, "sent"), counters.sent_packets)
@@ -139,8 +127,8 @@ def _traffic(of: str, words: str, labels: tuple[str, ...], series: list[Series])
         by_reason = {
             NO_ROUTE: counters.no_route,
             TOO_BIG: counters.too_big,
+            POLICY: counters.policy,
             DEVICE: counters.device,
-            **dropped,
         }
         for reason, count in by_reason.items():
             drops.add_metric((*names, reason), count)

@@ -110,6 +110,14 @@ def test_a_device_that_was_made_again_counts_from_its_beginning(world: World) ->
     assert world.total() == 620
 
 
+def test_counters_of_policies_begin_again_by_themselves(world: World) -> None:
+    for policy, total in ((3, 3), (5, 5), (1, 6), (0, 6), (2, 8)):
+        world.device(ONE, 7, sent_bytes=100, policy=policy)
+        world.read()
+        assert world.ledger.records[PLACE].counters.policy == total
+    assert world.total() == 100
+
+
 def test_another_epoch_of_the_same_device_is_a_record_of_its_own(world: World) -> None:
     world.attached = {ONE.key: replace(ONE, epoch=101)}
     world.device(ONE, 7, sent_bytes=130)

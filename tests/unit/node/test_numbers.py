@@ -53,9 +53,16 @@ def exposed(current: Numbers) -> dict[tuple[str, ...], float]:
 def test_an_attachment_and_its_vpc_have_bytes_packets_and_drops_by_name() -> None:
     one = attachment(1)
     made = ledger(
-        one, sent_bytes=10, sent_packets=1, received_bytes=20, received_packets=2, no_route=3, too_big=4
+        one,
+        sent_bytes=10,
+        sent_packets=1,
+        received_bytes=20,
+        received_packets=2,
+        no_route=3,
+        too_big=4,
+        policy=5,
     )
-    found = exposed(numbers(made, {one.key: one}, NAMES, 10, {"policy": lambda: {one.key: 5}}))
+    found = exposed(numbers(made, {one.key: one}, NAMES, 10))
     attached, vpc = ("team-a/blue", "team-a", "a1"), ("team-a/blue",)
     for kind, labels in (("attachment", attached), ("vpc", vpc)):
         assert found[f"{kind}_bytes_total", *labels, "sent"] == 10

@@ -23,7 +23,7 @@ from galactic.linux.legacy import in_use
 from galactic.linux.link_counters import LinkCounters, Reading, traffic, unrouted4
 from galactic.linux.namespace import Namespace
 from galactic.linux.objects import Address
-from galactic.node.numbers import DropSource, Numbers, numbers
+from galactic.node.numbers import Numbers, numbers
 from galactic.node.state.attachment import Key
 from galactic.node.state.checkpoint import Checkpoint
 from galactic.node.state.ledger import Ledger, LedgerFile
@@ -31,6 +31,7 @@ from galactic.node.state.store import Store
 
 log = structlog.get_logger(__name__)
 READ_SECONDS: Final = 10.0
+PolicyDrops = Callable[[], Awaitable[Mapping[str, int]]]
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 UNDERSTOOD: Final = 1
 """The latest schema of the ledger's file that this version reads."""
@@ -61,8 +62,8 @@ class Counting:
         self._store, self._checkpoint, self._read, self._one = store, checkpoint, read, one
         store.detaching = self.detaching
         self.ledger = restored(checkpoint, boot_id())
-        self.sources: dict[str, DropSource] = {}
-        """Further drops of attachments by reason, for example those of a policy."""
+        self.policy_drops: PolicyDrops | None = None
+        """Where rules of policies are enforced: the packets that they dropped, by host end."""
         self.node_drops: Mapping[tuple[str, int], int] = {}
         """Packets that the packet filter dropped, and those without a route, by reason and IP version."""
 
@@ -83,6 +84,10 @@ class Counting:
     async def round(self) -> None:
         """Reads everything once, and writes the file. Raises Unreachable."""
         readings = await self._read()
+        for device, packets in (await self.policy_drops() if self.policy_drops else {}).items():
+            if (reading := readings.get(device)) is not None:
+                counters = reading.counters._replace(policy=packets)
+                readings[device] = Reading(reading.ifindex, counters)
         self.ledger.observe(now(), self._store.attachments, readings, names.host_end)
         self.node_drops = node_drops(drops(in_use()), unrouted4())
         self.save()
@@ -103,7 +108,7 @@ class Counting:
 
     def numbers(self, vpc_names: Mapping[int, str], limit: int) -> Numbers:
         """The numbers to expose, as they were last read."""
-        current = numbers(self.ledger, self._store.attachments, vpc_names, limit, self.sources)
+        current = numbers(self.ledger, self._store.attachments, vpc_names, limit)
         return replace(current, node_drops=self.node_drops)
 
     def save(self) -> None:

@@ -115,7 +115,7 @@ class Ledger:
         continued = (
             before is not None
             and before.ifindex in (reading.ifindex, UNKNOWN)
-            and all(new >= old for new, old in zip(reading.counters, before.counters, strict=True))
+            and all(new >= old for new, old in zip(reading.counters[:-1], before.counters[:-1], strict=True))
         )
         if before is not None and continued:
             added = _difference(reading.counters, before.counters)
@@ -177,4 +177,6 @@ def _sum(one: LinkCounters, other: LinkCounters) -> LinkCounters:
 
 
 def _difference(now: LinkCounters, before: LinkCounters) -> LinkCounters:
-    return LinkCounters(*(a - b for a, b in zip(now, before, strict=True)))
+    """Counters of policies begin again without their device: when the last rule went, and another one came."""
+    changed = LinkCounters(*(a - b for a, b in zip(now, before, strict=True)))
+    return changed if changed.policy >= 0 else changed._replace(policy=now.policy)
