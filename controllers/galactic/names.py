@@ -37,6 +37,8 @@ ATTACHMENT_LABEL: Final = f"{GROUP}/attachment"
 derived from the attachment's name. One selector matches the Pods with generated attachments, another those that share
 an attachment."""
 GENERATED: Final = "generated"
+COPIED_ANNOTATION: Final = f"{GROUP}/labels-of-pod"
+"""On an attachment that the operator made: the labels that it has from its Pod, with commas in between."""
 STATEFUL_SET_LABEL: Final = f"{GROUP}/statefulset"
 """On the attachment of a StatefulSet's Pod: the StatefulSet, as a label value."""
 ORDINAL_LABEL: Final = f"{GROUP}/ordinal"

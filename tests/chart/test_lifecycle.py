@@ -60,6 +60,8 @@ TRIES = 3
 
 ELSEWHERE = {
     ("node", "get", "vpcattachments"): "test_a_node_restarts_with_nobody_there.py",
+    ("node", "list", "policyslices"): "test_rules_inside_a_vpc.py",
+    ("node", "watch", "policyslices"): "test_rules_inside_a_vpc.py",
     ("operator", "get", "leases/galactic-router"): "test_the_cli_says_what_is_wrong.py",
 }
 """Rights that are needed where pods are attached, for which there has to be a kernel with VRFs, and the stories in
@@ -316,6 +318,7 @@ def test_its_programs_do_their_work(release: Release) -> None:
     release.apply(stateful_set("db", "blue"))
     eventually("an ordinal has its own", release.ready("vpcattachment db-0 -n tenant"))
     publishes_addresses(release)
+    publishes_rules(release)
     lab.kubectl("scale", "statefulset", "db", "-n", "tenant", "--replicas=0")
     left = lambda: lab.kubectl("get", "vpcattachment", "db-0", "-n", "tenant", "--ignore-not-found")  # noqa: E731
     eventually("it is released", lambda: not left())
@@ -774,6 +777,35 @@ def publishes_addresses(release: Release) -> None:
     eventually("the slice is deleted", lambda: not lab.get(*ours)["items"])
     lab.kubectl("delete", "service", "named", "-n", "tenant")
     lab.kubectl("delete", "pod", "named", "-n", "tenant", "--force", "--grace-period=0")
+
+
+def publishes_rules(release: Release) -> None:
+    """A VPCPolicy of an attachment: its slices are made, changed and deleted."""
+    lab = release.lab
+    manifest = {
+        "apiVersion": f"{GROUP}/v1alpha",
+        "kind": "VPCPolicy",
+        "metadata": {"name": "rules", "namespace": "tenant"},
+        "spec": {"vpc": "blue", "ingress": [{"from": [{"attachmentSelector": {}}], "ports": [{"port": 80}]}]},
+    }
+    release.apply(manifest)
+
+    def ports() -> list[Any]:
+        return [
+            one["spec"]["ingress"][0]["ports"][0]["port"]
+            for one in lab.get("policyslices")["items"]
+            if one["spec"]["role"] == "Policy"
+        ]
+
+    eventually("its rules are published", lambda: ports() == [80])
+    listed = lambda: lab.get("vpcattachment", "one", "-n", "tenant")["status"].get("policies")  # noqa: E731
+    eventually("the attachment has them", listed)
+    manifest["spec"] = {**manifest["spec"], "ingress": [{"ports": [{"port": 81}]}]}
+    release.apply(manifest)
+    eventually("the slice is changed", lambda: ports() == [81])
+    lab.kubectl("delete", "vpcpolicy", "rules", "-n", "tenant")
+    eventually("the slices are deleted", lambda: not lab.get("policyslices")["items"])
+    eventually("the attachment has none", lambda: not listed())
 
 
 def stateful_set(name: str, vpc_name: str) -> dict[str, Any]:

@@ -114,6 +114,10 @@ CONDITIONS: Final = {
             "message; absent otherwise"
         ),
     },
+    "VPCPolicy": {
+        "Accepted": "the specification is valid, and the namespace has a part in the VPC",
+        "Enforced": "the nodes of its attachments enforce it, or it selects none",
+    },
     "NodeSegment": {
         "Ready": "pods can be attached to this node",
         "Accepted": "False: the operator rejects the prefix; absent otherwise",
@@ -130,6 +134,7 @@ CONDITIONS: Final = {
         "PacketFilter": "Galactic's chains are installed; the message names the backend",
         "SourceValidation": "pods cannot use addresses that are not theirs",
         "Untracked": "packets of VPCs are excluded from connection tracking: no NAT applies to them",
+        "Policies": "the node can enforce rules inside VPCs; else it refuses pods that a VPCPolicy selects",
         "Sysctls": "forwarding and the plan's other sysctls are set, or can be",
         "IPv6": "IPv6 is enabled",
         "NetworkNamespaces": "False: no temporary network namespace can be created; absent otherwise",

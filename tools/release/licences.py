@@ -54,8 +54,8 @@ Versions are in `constraints.txt`; `make sbom` writes all of it for programs ([s
 """
 DEBIAN: Final = """\
 Beside them the image has packages of Debian, each with its licence in `/usr/share/doc`: among them Python (PSF-2.0),
-glibc (LGPL-2.1-or-later), iptables and kmod (GPL-2.0-or-later). The CNI plugin carries that Python and that glibc
-along. Wheels bring compiled libraries of others with them, such as OpenSSL and libpq, and their licences too."""
+glibc (LGPL-2.1-or-later), iptables, nftables and kmod (GPL-2.0-or-later). The CNI plugin carries that Python and that
+glibc along. Wheels bring compiled libraries of others with them, such as OpenSSL and libpq, and their licences too."""
 
 
 def licence(one: Distribution) -> str:

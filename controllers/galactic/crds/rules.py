@@ -15,19 +15,21 @@ EXTENSION: Final = "x-kubernetes-validations"
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """``expression`` must hold. ``message``: field and remedy. ``details``: CEL of a text that has the value as well.
+    """``expression`` must hold. ``message``: field and remedy. ``details``: CEL of a text that has the value as well;
+    empty where lists within lists would make it cost more than the API server allows.
 
     ``path``: the field in question, below the one that carries the rule.
     """
 
     expression: str
     message: str
-    details: str
+    details: str = ""
     path: str = ""
 
     def schema(self) -> dict[str, Any]:
         """As a member of ``x-kubernetes-validations``."""
-        body = {"rule": self.expression, "message": self.message, "messageExpression": self.details}
+        body = {"rule": self.expression, "message": self.message}
+        body |= {"messageExpression": self.details} if self.details else {}
         return body | ({"fieldPath": self.path} if self.path else {})
 
 

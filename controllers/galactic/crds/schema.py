@@ -15,12 +15,14 @@ import yaml
 
 from galactic.crds.model import Model
 from galactic.crds.nodesegment import NodeSegment
+from galactic.crds.policyslice import PolicySlice
 from galactic.crds.rules import EXTENSION, rules
 from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import VpcAttachment
+from galactic.crds.vpcpolicy import VpcPolicy
 from galactic.names import GROUP, VERSION
 
-KINDS: Final[tuple[type[Any], ...]] = (Vpc, VpcAttachment, NodeSegment)
+KINDS: Final[tuple[type[Any], ...]] = (Vpc, VpcAttachment, NodeSegment, VpcPolicy, PolicySlice)
 _KEPT: Final = (
     "type",
     "description",
@@ -137,10 +139,17 @@ def without_defaults(schema: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
+class _Plain(yaml.SafeDumper):
+    """Writes a value that is there twice twice: not all readers of manifests know anchors."""
+
+    def ignore_aliases(self, _data: Any) -> bool:
+        return True
+
+
 def rendered(kind: type[Model]) -> str:
     """The YAML text of one kind's definition."""
     head = "# Generated from the models in controllers/galactic/crds by `make generate`. Do not edit.\n"
-    return head + yaml.safe_dump(definition(kind), sort_keys=False, width=110)
+    return head + yaml.dump(definition(kind), Dumper=_Plain, sort_keys=False, width=110)
 
 
 def main(arguments: list[str]) -> int:

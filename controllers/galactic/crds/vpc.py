@@ -6,6 +6,7 @@ from pydantic import ConfigDict, Field, StringConstraints
 
 from galactic.crds.model import Condition, Meta, Model
 from galactic.crds.rules import Rule, rules
+from galactic.crds.rulesets import Ruleset
 
 MAX_PEERS: Final = 16
 """Peers that a VPC names."""
@@ -13,6 +14,7 @@ MAX_PEER_STATUSES: Final = 2 * MAX_PEERS
 """Those, and as many VPCs that name it."""
 Cidr = Annotated[str, StringConstraints(min_length=3, max_length=43)]
 VpcIdentifier = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{12}$", max_length=12)]
+MAX_FLOORS: Final = 16
 
 
 IDENTIFIER: Final = Rule(
@@ -98,6 +100,12 @@ class PeerReference(Model):
     name: str = Field(description="The peer's name.", min_length=1, max_length=253)
 
 
+class FloorPolicy(Ruleset):
+    """Rules of the attachments of other namespaces that attachmentSelector matches. Of peers, an attachmentSelector
+    alone is about the VPC's own namespace.
+    """
+
+
 class VpcSpec(Model):
     """The desired state of a VPC."""
 
@@ -120,6 +128,12 @@ class VpcSpec(Model):
         default=None,
         description="Which of these namespaces may terminate networks behind their pods (routes via their own "
         "address). Left out: all of them. Its own always may.",
+    )
+    policies: tuple[FloorPolicy, ...] = Field(
+        default=(),
+        max_length=MAX_FLOORS,
+        description="Rules of attachments of other namespaces, which these cannot lift: a packet passes where these "
+        "rules and the VPCPolicies of the attachment's namespace allow it.",
     )
     peers: tuple[PeerReference, ...] = Field(
         default=(),

@@ -19,6 +19,8 @@ MAX_VPC_NETWORKS: Final = 64
 """Networks of one VPC."""
 MAX_CARRIERS: Final = 64
 """Pods that can carry one attachment at a time. The newest gets the traffic; the others are about to go."""
+MAX_POLICIES: Final = 256
+"""VPCPolicies and floors that select one attachment."""
 Address = Annotated[str, StringConstraints(min_length=2, max_length=39)]
 
 
@@ -230,6 +232,11 @@ class AttachmentStatus(Model):
         max_length=MAX_CARRIERS,
         description="The pods that carry the attachment. Nodes attach no other pod, and the router takes no path from "
         "another node.",
+    )
+    policies: tuple[Annotated[str, StringConstraints(max_length=63)], ...] = Field(
+        default=(),
+        max_length=MAX_POLICIES,
+        description="The PolicySlices whose rules are in force for it. None: every packet of the VPC passes.",
     )
     conditions: tuple[Condition, ...] = Field(
         default=(), max_length=16, description="The attachment's conditions, one entry a type."

@@ -37,6 +37,8 @@ class Resource:
 VPCS = Resource(GROUP, VERSION, "vpcs", "VPC")
 VPC_ATTACHMENTS = Resource(GROUP, VERSION, "vpcattachments", "VPCAttachment")
 NODE_SEGMENTS = Resource(GROUP, VERSION, "nodesegments", "NodeSegment", namespaced=False)
+VPC_POLICIES = Resource(GROUP, VERSION, "vpcpolicies", "VPCPolicy")
+POLICY_SLICES = Resource(GROUP, VERSION, "policyslices", "PolicySlice", namespaced=False)
 NADS = Resource("k8s.cni.cncf.io", "v1", "network-attachment-definitions", "NetworkAttachmentDefinition")
 NODES = Resource("", "v1", "nodes", "Node", namespaced=False)
 NODES_METADATA = Resource("", "v1", "nodes", "Node", namespaced=False, partial=True)

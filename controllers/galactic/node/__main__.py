@@ -16,6 +16,7 @@ from galactic.linux import link_counters
 from galactic.linux.events import Changed, Events
 from galactic.linux.kernel import LinuxKernel
 from galactic.linux.namespace import Namespace
+from galactic.linux.nftables import Nftables, lacking
 from galactic.linux.too_big import TooBigSocket
 from galactic.messages import Topics
 from galactic.metrics import registry
@@ -39,6 +40,8 @@ from galactic.node.metrics import Metrics
 from galactic.node.mqtt.session import NodeTopics, Session
 from galactic.node.mqtt.subscriptions import Subscriptions
 from galactic.node.mqtt.usage import UsagePublisher
+from galactic.node.policies.enforcement import Enforcement
+from galactic.node.policies.slices import PolicySlices
 from galactic.node.state.checkpoint import Checkpoint
 from galactic.node.state.epoch import Clock
 from galactic.node.state.store import Store
@@ -92,28 +95,38 @@ async def run(settings: NodeSettings, collectors: CollectorRegistry, health: Hea
         )
         neighbours, host_settings = Neighbours(kernel, store), HostSettings(setup.host)
         multus = MultusConfiguration(settings.cni_conf_dir)
-        host = HostTasks(setup, sync, neighbours, path_mtu, multus, host_settings)
+        policies = Enforcement(
+            Nftables(), store.attachments, lacking, store.watch(), metrics.filter_drift.inc
+        )
+        host = HostTasks(setup, sync, neighbours, path_mtu, multus, host_settings, policies)
         session = Session(bus, own, store, Subscriptions(bus, topics, store, metrics), metrics)
         session.password_exposure = settings.password_exposure
 
         def with_client(kube: Kube) -> Tasks:
             segment = Segment(kube, node, store, report.facts)
+            carried = CarriedAttachments(
+                kube, node, store, lambda reason: metrics.refused.labels(reason).inc()
+            )
             return Tasks(
                 segment,
                 UnaccountedAttachments(kube, store, lambda: segment.endpoints),
-                CarriedAttachments(kube, node, store, lambda reason: metrics.refused.labels(reason).inc()),
+                carried,
                 Fallback(kube, store, session.trusted),
                 certificate(kube) if certificate else None,
+                policies.follow(PolicySlices(kube, carried, policies.wake.set)),
             )
 
         kubernetes = KubernetesTasks(connect, with_client)
         report = StatusReport(store, host, session, kubernetes, metrics)
         metrics.numbers.current = lambda: counting.numbers(kubernetes.vpc_names, settings.attachment_metrics)
-        server = Server(settings.socket, Calls(store, sync, kubernetes, report.problem), metrics)
+        server = Server(
+            settings.socket, Calls(store, sync, kubernetes, report.problem, rules=policies), metrics
+        )
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(setup.run(), name="host setup")
             tasks.create_task(sync.run(), name="sync")
             tasks.create_task(follow(events, sync.on_external_change), name="kernel events")
+            tasks.create_task(policies.run(), name="rules")
             tasks.create_task(host.neighbours.run(), name="neighbours")
             tasks.create_task(host.path_mtu.run(), name="path MTU")
             tasks.create_task(host.multus.run(kubernetes.write_status), name="multus")

@@ -12,11 +12,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from galactic.errors import GalacticError, Rejected
+from galactic.errors import GalacticError, Rejected, Unreachable
 from galactic.linux.firewall import install
 from galactic.linux.kernel import LinuxKernel
+from galactic.linux.nftables import Nftables, Table, rewrite
 from galactic.linux.objects import Change, Objects, change, route_of
 from galactic.names import parse_interface
+from galactic.node.policies.ruleset import TABLE
 
 PROGRAM: Final = "galactic-node-clean"
 SOCKET: Final = Path("/var/run/galactic/agent.sock")
@@ -44,7 +46,20 @@ async def clean(agent: Path, *, force: bool = False) -> list[str]:
         surplus = change(Objects(), present)
         await kernel.write(surplus)
     filtered = await install(())
-    return [*words(surplus), *(f"chain {chain}" for chain in filtered.changed)]
+    return [*words(surplus), *(f"chain {chain}" for chain in filtered.changed), *await _without_rules()]
+
+
+async def _without_rules() -> list[str]:
+    """Deletes the table of rules; none where the host has no nf_tables, and so no such table."""
+    nftables = Nftables()
+    try:
+        present = await nftables.present(TABLE)
+    except Unreachable:
+        return []
+    if not present.exists:
+        return []
+    await nftables.apply(rewrite(present, Table(TABLE)))
+    return [f"table {TABLE}"]
 
 
 def words(surplus: Change) -> Iterator[str]:

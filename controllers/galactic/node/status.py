@@ -18,6 +18,7 @@ from galactic.node.kubernetes.segment import Facts
 from galactic.node.kubernetes.tasks import KubernetesTasks
 from galactic.node.metrics import Metrics
 from galactic.node.mqtt.session import Session
+from galactic.node.policies.enforcement import Enforcement
 from galactic.node.state.condition import ConditionState
 from galactic.node.state.store import Store
 
@@ -34,6 +35,7 @@ class HostTasks:
     path_mtu: PathMTU
     multus: MultusConfiguration
     settings: HostSettings
+    policies: Enforcement
 
 
 class StatusReport:
@@ -76,6 +78,7 @@ class StatusReport:
             self._host.neighbours.condition(),
             self._host.path_mtu.condition(time.monotonic()),
             self._host.settings.condition(),
+            self._host.policies.condition(),
             *setup.conditions(),
         )
         return Facts({name: value for name, value in node.items() if value}, conditions)

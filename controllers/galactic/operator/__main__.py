@@ -28,6 +28,8 @@ from galactic.operator.gauges import pool, unattached, unready, vpcs
 from galactic.operator.handlers import watch
 from galactic.operator.metrics import Metrics
 from galactic.operator.pods import Pods
+from galactic.operator.policies.index import PolicyIndex
+from galactic.operator.policies.reconciler import Policies
 from galactic.operator.reconcile import Reconciler, Reconcilers, Report
 from galactic.operator.reflectors import reflectors
 from galactic.operator.segments import Segments
@@ -139,15 +141,17 @@ def assemble(
     segments = Segments(context)
     evictions = Evictions(context, lambda result: metrics.evictions.labels(result).inc())
     index = Index()
+    policies = Policies(context, PolicyIndex())
     reconcilers = Reconcilers(
         vpcs,
-        Attachments(context, vpcs, evictions.add),
+        Attachments(context, vpcs, policies.index, evictions.add),
         segments,
         Pods(context),
         Services(context, index),
+        policies,
         evictions,
     )
-    context.caches.listen(Triggers(context, segments, index, vpcs.peers))
+    context.caches.listen(Triggers(context, segments, index, vpcs.peers, policies))
     return Reconciler(context, reconcilers, metrics, report)
 
 

@@ -34,6 +34,7 @@ from galactic.operator.carriers import configuration as granted_configuration
 from galactic.operator.context import FINALIZER, ReconcileContext
 from galactic.operator.ending import EndingPods
 from galactic.operator.nad import configuration, definition, labels
+from galactic.operator.policies.index import PolicyIndex
 from galactic.operator.retention import Retention, may_carry, retention, stateful
 from galactic.operator.route_reporting import PATIENCE_SECONDS, Unpublished
 from galactic.operator.stand_in import StandIn
@@ -53,8 +54,10 @@ CHECK_SECONDS: Final = 0.05
 class Attachments:
     """``evict`` gets the Pods that run without their interface, if the rules ask for evictions."""
 
-    def __init__(self, context: ReconcileContext, vpcs: Vpcs, evict: Callable[[Key], None]) -> None:
-        self._context, self._evict = context, evict
+    def __init__(
+        self, context: ReconcileContext, vpcs: Vpcs, policies: PolicyIndex, evict: Callable[[Key], None]
+    ) -> None:
+        self._context, self._policies, self._evict = context, policies, evict
         self._admission = Admission(context, vpcs)
         self._unpublished = Unpublished()
         self._stand_in = StandIn(context)
@@ -223,6 +226,7 @@ class Attachments:
             leaving = states[GRANTED] is LEAVING
             bound = () if leaving else carriers(self._context.caches, meta, before, closed=closed)
             after["carriers"] = [carrier.model_dump(by_alias=True) for carrier in bound]
+        after |= self._rules(meta, before)
         if problem is None and admitted:
             after |= {"vpc": "/".join(admitted.spec.vpc), **_recorded(admitted)}
             after["configuration"] = granted_configuration(
@@ -250,6 +254,11 @@ class Attachments:
         await self._context.status(VPC_ATTACHMENTS, meta, before, after)
         if problem is not None and _generated(meta):
             self._record_on_pods(meta, problem)
+
+    def _rules(self, meta: Meta, before: AttachmentStatus) -> dict[str, list[str]]:
+        """The rules in force for it; kinds of an earlier version, without rules, lose nothing."""
+        rules = list(self._policies.rules_of((meta.namespace, meta.name)))
+        return {"policies": rules} if rules or before.policies else {}
 
     def _record_on_pods(self, meta: Meta, problem: Rejected | NotYet) -> None:
         """The user of a generated attachment reads the Pod's Events."""

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 from galactic.crds.model import Condition, Meta, Model
 from galactic.kube.api import Api, Key, NotFound
 from galactic.kube.conditions import PEERED, READY, status_patch
-from galactic.kube.resources import NODE_SEGMENTS, VPC_ATTACHMENTS, VPCS, Resource
+from galactic.kube.resources import NODE_SEGMENTS, VPC_ATTACHMENTS, VPC_POLICIES, VPCS, Resource
 from galactic.kube.workqueue import WorkQueue
 from galactic.names import GROUP
 from galactic.operator.allocator import Allocator
@@ -21,12 +21,13 @@ from galactic.operator.state import Caches
 FINALIZER: Final = f"{GROUP}/in-use"
 """On a VPC with attachments, and on an attachment with a live pod or an endpoint: it stays until these are gone."""
 
-Kind = Literal["vpc", "attachment", "segment", "node", "pod", "service"]
+Kind = Literal["vpc", "attachment", "segment", "node", "pod", "service", "policy", "policyslice"]
 Item = tuple[Kind, Key]
 _ITEMS: Final[Mapping[str, Kind]] = {
     VPCS.plural: "vpc",
     VPC_ATTACHMENTS.plural: "attachment",
     NODE_SEGMENTS.plural: "segment",
+    VPC_POLICIES.plural: "policy",
 }
 OUTDATED_SECONDS: Final = 60.0
 """Between two writes of a status that the API server keeps a part of."""
@@ -150,7 +151,17 @@ WARNINGS: Final = frozenset({"AddressOutsideNetworks"})
 REQUESTS: Final = frozenset({"Requested"})
 """Reasons of conditions that wait for the owner's consent: no fault."""
 GOOD: Final = frozenset(
-    {READY, "Accepted", "Granted", "Routed", "Attached", "NetworksAccepted", "KindsCurrent", PEERED}
+    {
+        READY,
+        "Accepted",
+        "Granted",
+        "Routed",
+        "Attached",
+        "NetworksAccepted",
+        "KindsCurrent",
+        "Enforced",
+        PEERED,
+    }
 )
 """Condition types that are True when all is well."""
 

@@ -13,7 +13,16 @@ from galactic.errors import Rejected
 from galactic.kube.api import Conflict, Key, Terminating
 from galactic.kube.ordinals import Ordinal
 from galactic.kube.resources import PODS, VPC_ATTACHMENTS, VPCS
-from galactic.names import API_VERSION, ATTACHMENT_LABEL, GENERATED, VPC_LABEL, carrier_label, vpc_hex
+from galactic.names import (
+    API_VERSION,
+    ATTACHMENT_LABEL,
+    COPIED_ANNOTATION,
+    GENERATED,
+    GROUP,
+    VPC_LABEL,
+    carrier_label,
+    vpc_hex,
+)
 from galactic.operator.context import FINALIZER, ReconcileContext
 from galactic.operator.nad import LABELS
 from galactic.operator.retention import labels, owner, requested, set_owners, stateful, vpc_of
@@ -41,6 +50,9 @@ class Pods:
         if present is None or owned(present, pod):
             if isinstance(present, VpcAttachment) and pod.ordinal is not None:
                 await self._adjust(pod, pod.ordinal, present)
+            present = context.caches.attachments.get(name)
+            if isinstance(present, VpcAttachment) and present.metadata.deletion_timestamp is None:
+                await self._copy_labels(pod, present)
         elif not self._passing(present):
             context.events.record(
                 PODS,
@@ -70,6 +82,23 @@ class Pods:
             raise  # tried again: the grant, the quota or the VPC may change
         context.caches.attachments.set(made)
         return True
+
+    async def _copy_labels(self, pod: Pod, present: VpcAttachment) -> None:
+        """Makes the labels that the attachment has from its Pod those of the Pod as it is now."""
+        meta, wanted = present.metadata, copied(pod)
+        noted = meta.annotations.get(COPIED_ANNOTATION, "")
+        names = ",".join(sorted(wanted))
+        patch: dict[str, Any] = {name: None for name in noted.split(",") if name and name not in wanted}
+        patch |= {name: value for name, value in wanted.items() if meta.labels.get(name) != value}
+        if not patch and noted == names:
+            return
+        body = {
+            "resourceVersion": meta.resource_version,
+            "labels": patch,
+            "annotations": {COPIED_ANNOTATION: names or None},
+        }
+        attachments, api = self._context.caches.attachments, self._context.api
+        attachments.set(await api.patch(VPC_ATTACHMENTS, meta.name, {"metadata": body}, meta.namespace))
 
     def _passing(self, attachment: VpcAttachment | Invalid) -> bool:
         """Whether the attachment goes by itself, and leads here again: its StatefulSet is gone, or it is deleted."""
@@ -107,6 +136,19 @@ class Pods:
             )
 
 
+def copied(pod: Pod) -> dict[str, str]:
+    """The Pod's labels that its attachment has too, for selectors of rules. Galactic's own are the operator's."""
+    return {
+        name: value
+        for name, value in pod.backend.labels.items()
+        if name not in LABELS and not _ours(name.partition("/")[0])
+    }
+
+
+def _ours(domain: str) -> bool:
+    return domain == GROUP or domain.endswith(f".{GROUP}")
+
+
 def owned(attachment: VpcAttachment | Invalid, pod: Pod) -> bool:
     """Whether the attachment was made for this Pod, or for its place in a StatefulSet."""
     meta = attachment.metadata
@@ -123,6 +165,7 @@ def owned(attachment: VpcAttachment | Invalid, pod: Pod) -> bool:
 def attachment(pod: Pod, vpc: Key, identifier: int | None) -> dict[str, Any]:
     """The Pod's attachment, in use from the beginning: with the finalizer, and the labels of VPC and node, if known."""
     meta, place = pod.metadata, pod.ordinal
+    from_pod = copied(pod)
     marks = {} if identifier is None else {VPC_LABEL: vpc_hex(identifier)}
     if pod.node:
         marks[carrier_label(pod.node)] = ""
@@ -132,7 +175,8 @@ def attachment(pod: Pod, vpc: Key, identifier: int | None) -> dict[str, Any]:
         "metadata": {
             "name": pod.attachment,
             "namespace": meta.namespace,
-            "labels": LABELS | (labels(place) if place else {ATTACHMENT_LABEL: GENERATED}) | marks,
+            "labels": from_pod | LABELS | (labels(place) if place else {ATTACHMENT_LABEL: GENERATED}) | marks,
+            **({"annotations": {COPIED_ANNOTATION: ",".join(sorted(from_pod))}} if from_pod else {}),
             "finalizers": [FINALIZER],
             "ownerReferences": [owner(place) if place else _pod_owner(meta)],
         },

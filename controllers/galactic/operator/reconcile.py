@@ -16,13 +16,15 @@ from galactic.errors import GalacticError, Rejected, Unreachable
 from galactic.kube.api import Conflict, Key, NotFound, key_of
 from galactic.kube.lease import Deposed
 from galactic.kube.reflector import in_turns
-from galactic.kube.resources import ENDPOINT_SLICES, SERVICES, STATEFUL_SETS
+from galactic.kube.resources import ENDPOINT_SLICES, POLICY_SLICES, SERVICES, STATEFUL_SETS, VPC_POLICIES
 from galactic.operator.allocator import restore
 from galactic.operator.attachments import Attachments
 from galactic.operator.context import Kind, ReconcileContext
 from galactic.operator.evictions import Evictions
 from galactic.operator.metrics import Metrics
 from galactic.operator.pods import Pods
+from galactic.operator.policies.parts import base
+from galactic.operator.policies.reconciler import Policies
 from galactic.operator.segments import Segments
 from galactic.operator.services.reconciler import Services
 from galactic.operator.state import Cache
@@ -33,7 +35,7 @@ WORKERS: Final = 16
 RESYNC_SECONDS: Final = 300.0
 RESTORE_SECONDS: Final = 2.0
 """Between two attempts to restore."""
-OPTIONAL: Final = (STATEFUL_SETS, SERVICES, ENDPOINT_SLICES)
+OPTIONAL: Final = (STATEFUL_SETS, SERVICES, ENDPOINT_SLICES, VPC_POLICIES, POLICY_SLICES)
 """Kinds that the role of an earlier chart does not permit: what depends on them waits, everything else goes on."""
 Report = Callable[[str | None], None]
 
@@ -47,6 +49,7 @@ class Reconcilers:
     segments: Segments
     pods: Pods
     services: Services
+    policies: Policies
     evictions: Evictions
 
     def of(self, kind: Kind) -> Callable[[Key], Awaitable[None]]:
@@ -58,6 +61,8 @@ class Reconcilers:
             "node": self.segments.reconcile_node,
             "pod": self.pods.reconcile,
             "service": self.services.reconcile,
+            "policy": self.policies.reconcile,
+            "policyslice": self.policies.reconcile_part,
         }
         return by_kind[kind]
 
@@ -73,6 +78,7 @@ class Reconciler:
     ) -> None:
         self._context, self._reconcilers = context, reconcilers
         self._metrics, self._report_problem = metrics, report
+        self._policies = reconcilers.policies
         self._away = False
         self.queue, self.caches = context.queue, context.caches
         self.allocator, self.events, self.rules = context.allocator, context.events, context.rules
@@ -138,6 +144,7 @@ class Reconciler:
             ("segment", caches.segments),
             ("node", caches.nodes),
             ("pod", caches.pods),
+            ("policy", caches.policies),
         )
         for kind, cache in kinds:
             async for part in in_turns([*cache]):
@@ -146,6 +153,9 @@ class Reconciler:
         for key, service in caches.services.items():
             if service.annotation is not None:
                 self.queue.add(("service", key))
+
+        for name in self._policies.index.names() | {base(key[1]) for key in caches.policy_parts}:
+            self.queue.add(("policyslice", ("", name)))
 
     async def _worker(self) -> None:
         while True:

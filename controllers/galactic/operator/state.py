@@ -17,6 +17,7 @@ from galactic.crds.model import Meta, parse
 from galactic.crds.nodesegment import NodeSegment, SegmentEndpoint
 from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import VpcAttachment
+from galactic.crds.vpcpolicy import VpcPolicy
 from galactic.errors import Rejected
 from galactic.kube.api import Key, Object, key_of
 from galactic.kube.ordinals import Ordinal, StatefulSet, ordinal, ordinal_attachment, parse_stateful_set
@@ -29,9 +30,11 @@ from galactic.kube.resources import (
     NODE_SEGMENTS,
     NODES,
     PODS,
+    POLICY_SLICES,
     SERVICES,
     STATEFUL_SETS,
     VPC_ATTACHMENTS,
+    VPC_POLICIES,
     VPCS,
     Resource,
 )
@@ -72,6 +75,14 @@ class Nad:
     owner: str  # UID of the controlling owner, empty for none
     config: str
     labels: Mapping[str, str]  # Galactic's own
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyPart:
+    """A PolicySlice. ``spec``: without fields that were never written."""
+
+    version: str
+    spec: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,6 +295,10 @@ class Listener:
     def agent_changed(self, key: Key, old: Agent | None, new: Agent | None) -> None: ...
     def service_changed(self, key: Key, old: VpcService | None, new: VpcService | None) -> None: ...
     def slice_changed(self, key: Key, old: Slice | None, new: Slice | None) -> None: ...
+    def policy_changed(
+        self, key: Key, old: "VpcPolicy | Invalid | None", new: "VpcPolicy | Invalid | None"
+    ) -> None: ...
+    def policy_part_changed(self, key: Key, old: PolicyPart | None, new: PolicyPart | None) -> None: ...
     def stateful_set_changed(self, key: Key, old: StatefulSet | None, new: StatefulSet | None) -> None: ...
 
 
@@ -307,6 +322,8 @@ class Caches:
         self.pods: Cache[Pod] = PackedCache(Selection(PODS, labels=ATTACHMENT_LABEL), _pod, kept.pod)
         self.agents: Cache[Agent] = Cache(Selection(PODS, namespace, labels=AGENTS), _agent, "Agent")
         self.stateful_sets: Cache[StatefulSet] = Cache(Selection(STATEFUL_SETS), parse_stateful_set)
+        self.policies: Cache[VpcPolicy | Invalid] = Cache(Selection(VPC_POLICIES), _policy)
+        self.policy_parts: Cache[PolicyPart] = Cache(Selection(POLICY_SLICES), _policy_part)
         self.tally = Tally()
         self.services: Cache[VpcService] = Cache(Selection(SERVICES), parse_service)
         self.slices: Cache[Slice] = Cache(
@@ -330,6 +347,8 @@ class Caches:
         self.stateful_sets.changed = listener.stateful_set_changed
         self.services.changed = listener.service_changed
         self.slices.changed = listener.slice_changed
+        self.policies.changed = listener.policy_changed
+        self.policy_parts.changed = listener.policy_part_changed
 
     def observe_attachments(self, observer: Callable[[Key, "VpcAttachment | Invalid | None"], None]) -> None:
         """Each attachment that differs goes to the observer, after the listener."""
@@ -366,6 +385,8 @@ class Caches:
             self.stateful_sets,
             self.services,
             self.slices,
+            self.policies,
+            self.policy_parts,
             self.attachments,
         )
 
@@ -373,7 +394,15 @@ class Caches:
     def reflected(self) -> tuple[Cache[Any], ...]:
         """Those of kinds with many objects, or of which few are Galactic's."""
         owned = (self.nads, self.attachments, self.slices)
-        return (*owned, self.pods, self.agents, self.stateful_sets, self.services)
+        return (
+            *owned,
+            self.pods,
+            self.agents,
+            self.stateful_sets,
+            self.services,
+            self.policies,
+            self.policy_parts,
+        )
 
     def of(self, resource: Resource) -> Cache[Any]:
         """The cache of a kind; of Pods, those with an attachment."""
@@ -459,6 +488,17 @@ def _attachment(item: Object) -> VpcAttachment | Invalid:
         return parse(VpcAttachment, item)
     except Rejected as problem:
         return Invalid(_meta(item), problem)
+
+
+def _policy(item: Object) -> VpcPolicy | Invalid:
+    try:
+        return parse(VpcPolicy, item)
+    except Rejected as problem:
+        return Invalid(_meta(item), problem)
+
+
+def _policy_part(item: Object) -> PolicyPart:
+    return PolicyPart(item["metadata"].get("resourceVersion", ""), item.get("spec") or {})
 
 
 def _segment(item: Object) -> NodeSegment | Invalid:

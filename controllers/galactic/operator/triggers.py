@@ -8,17 +8,20 @@ from galactic.crds.model import Meta
 from galactic.crds.nodesegment import NodeSegment
 from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import VpcAttachment
+from galactic.crds.vpcpolicy import VpcPolicy
 from galactic.kube.api import Key
 from galactic.kube.ordinals import StatefulSet
 from galactic.names import STATEFUL_SET_LABEL, label_value
 from galactic.operator import attached
 from galactic.operator.context import ReconcileContext
 from galactic.operator.peering import Peers
+from galactic.operator.policies.changes import PolicyChanges
+from galactic.operator.policies.reconciler import Policies, unable_to_enforce
 from galactic.operator.route_reporting import PATIENCE_SECONDS, arrived
 from galactic.operator.segments import Segments
 from galactic.operator.services.index import Index, attachment_view, pod_view
 from galactic.operator.slices import Slice
-from galactic.operator.state import Agent, Invalid, Listener, Nad, Node, Pod
+from galactic.operator.state import Agent, Invalid, Listener, Nad, Node, Pod, PolicyPart
 from galactic.operator.tally import reference
 from galactic.operator.vpcs import COUNT_SECONDS, count_delay
 from galactic.validation.networks import Network, host
@@ -37,10 +40,13 @@ carrier, which saves two writes. A scheduler without a backlog takes less, and a
 class Triggers(Listener):
     """Gets every difference that the caches see, and marks what depends on it."""
 
-    def __init__(self, context: ReconcileContext, segments: Segments, index: Index, peers: Peers) -> None:
+    def __init__(
+        self, context: ReconcileContext, segments: Segments, index: Index, peers: Peers, policies: Policies
+    ) -> None:
         self._peers = peers
         self._queue, self._caches, self._allocator = context.queue, context.caches, context.allocator
         self._segments, self._index = segments, index
+        self._policies = PolicyChanges(context.queue, policies)
         self._members: dict[Key, set[Key]] = {}  # VPC → the attachments that name it
         self._places: dict[Key, set[Key]] = {}  # namespace, STATEFUL_SET_LABEL → its attachments
 
@@ -49,6 +55,7 @@ class Triggers(Listener):
         for peer in self._peers.changed(key, old, new):
             if peer in self._caches.vpcs:
                 self._queue.add(("vpc", peer))
+        self._policies.vpc(key, old, new)
         if _vpc_view(old) != _vpc_view(new):
             for attachment in self._members.get(key, ()):
                 self._queue.add(("attachment", attachment))
@@ -59,6 +66,7 @@ class Triggers(Listener):
         self, key: Key, old: VpcAttachment | Invalid | None, new: VpcAttachment | Invalid | None
     ) -> None:
         self._queue.add(("attachment", key))
+        self._policies.attachment(key, new)
         before, after = _vpc_of(old), _vpc_of(new)
         if before != after:
             if before:
@@ -119,6 +127,9 @@ class Triggers(Listener):
         self, key: Key, old: NodeSegment | Invalid | None, new: NodeSegment | Invalid | None
     ) -> None:
         self._segments.changed(key, new)
+        if _unable(old) != _unable(new):
+            for policy in self._caches.policies:
+                self._queue.add(("policy", policy))
         before = old if isinstance(old, NodeSegment) else None
         after = new if isinstance(new, NodeSegment) else None
         for attachment in arrived(before, after):
@@ -135,9 +146,20 @@ class Triggers(Listener):
             if agent is not None and old != new:
                 self._queue.add(("node", ("", agent.node)))
 
+    def policy_changed(
+        self, key: Key, _old: VpcPolicy | Invalid | None, new: VpcPolicy | Invalid | None
+    ) -> None:
+        self._policies.policy(key, new)
+
+    def policy_part_changed(self, key: Key, old: PolicyPart | None, new: PolicyPart | None) -> None:
+        self._policies.part(key, old, new)
+
     def namespace_changed(self, key: Key, old: Meta | None, new: Meta | None) -> None:
+        self._policies.namespace(key, new)
         if old and new and (old.labels, old.deletion_timestamp) == (new.labels, new.deletion_timestamp):
             return
+        for policy in [policy for policy in self._caches.policies if policy[0] == key[1]]:
+            self._queue.add(("policy", policy))
         name = key[1]
         for attachment in [attachment for attachment in self._caches.attachments if attachment[0] == name]:
             self._queue.add(("attachment", attachment))
@@ -145,7 +167,7 @@ class Triggers(Listener):
             self._queue.add(("vpc", vpc))
 
     def pod_changed(self, key: Key, old: Pod | None, new: Pod | None) -> None:
-        if new is not None and new.generated and (old is None or _place_of(old) != _place_of(new)):
+        if new is not None and new.generated and (old is None or _made_of(old) != _made_of(new)):
             self._queue.add(("pod", key), 0.0 if new.node else BINDING_SECONDS)
         self._index.pod(key, exists=new is not None)
         if pod_view(old) != pod_view(new):
@@ -200,9 +222,9 @@ def _pod_view(pod: Pod) -> object:
     return pod.metadata.uid, pod.live, pod.node, pod.place.started, leaving, pod.ordinal
 
 
-def _place_of(pod: Pod) -> object:
-    """The part of a Pod that decides which attachment is made for it, and when. A StatefulSet may adopt it later."""
-    return pod.metadata.uid, pod.ordinal, pod.node
+def _made_of(pod: Pod) -> object:
+    """The part of a Pod that its own attachment is made of, and when. A StatefulSet may adopt it later."""
+    return pod.metadata.uid, pod.ordinal, pod.node, pod.backend.labels
 
 
 def _attached(attachment: VpcAttachment | Invalid | None) -> bool:

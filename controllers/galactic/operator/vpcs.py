@@ -25,6 +25,7 @@ from galactic.operator.peering import Peers
 from galactic.operator.state import Invalid
 from galactic.validation.joining import RECORDS, recorded, unrecorded
 from galactic.validation.networks import Network, parse_networks
+from galactic.validation.policies import policy
 
 NAMED: Final = 5
 """Attachments that a message names."""
@@ -68,6 +69,8 @@ class Vpcs:
             if isinstance(vpc, Invalid):
                 raise vpc.problem
             self.networks(key, vpc)
+            for index, floor in enumerate(vpc.spec.policies):
+                policy(floor, f"spec.policies[{index}]")
             await self._admitted(key, vpc)
             self._identify(key, vpc)
         except (Rejected, NotYet) as error:

@@ -14,15 +14,17 @@ from galactic.crds.model import Model, parse
 from galactic.crds.nodesegment import NodeSegment
 from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import Interface, VpcAttachment
+from galactic.crds.vpcpolicy import VpcPolicy
 from galactic.errors import GalacticError, NotYet, Rejected, Unreachable
 from galactic.kube.api import Key
-from galactic.kube.resources import NODE_SEGMENTS, PODS, SERVICES, VPC_ATTACHMENTS, VPCS
+from galactic.kube.resources import NODE_SEGMENTS, PODS, SERVICES, VPC_ATTACHMENTS, VPC_POLICIES, VPCS
 from galactic.names import NETWORKS_ANNOTATION
 from galactic.validation import multus
 from galactic.validation.attachment import outside
 from galactic.validation.grants import granted, may_terminate, refusal, termination_refusal
 from galactic.validation.holders import unnested
 from galactic.validation.networks import Network, parse_networks
+from galactic.validation.policies import policy, vpc_of
 from galactic.validation.services import VPC_FIELD, checked, parse_service
 from galactic.webhook import nodesegment, pod, vpc, vpcattachment
 from galactic.webhook.annotations import unknown
@@ -75,6 +77,7 @@ class Dispatcher:
             VPCS.plural: self._validate_vpc,
             VPC_ATTACHMENTS.plural: self._validate_attachment,
             NODE_SEGMENTS.plural: self._validate_segment,
+            VPC_POLICIES.plural: self._validate_policy,
         }
         handler = handlers.get(request.resource)
         if handler is None:
@@ -193,6 +196,8 @@ class Dispatcher:
         if old is not None and request.new.get("spec") == old.get("spec"):
             return ALLOWED
         new, rules = parse(Vpc, request.new), self._rules
+        for index, floor in enumerate(new.spec.policies):
+            policy(floor, f"spec.policies[{index}]")
         before = _stored(Vpc, old)
         key = (request.namespace, request.name)
         ranges = await self._cluster.ranges()
@@ -206,6 +211,18 @@ class Dispatcher:
         if requested and (before is None or requested != before.status.identifier):
             await self._joins.admit(request, requested)
         return answer
+
+    async def _validate_policy(self, request: Request) -> Answer:
+        old = _old(request)
+        if old is not None and request.new.get("spec") == old.get("spec"):
+            return ALLOWED
+        new = parse(VpcPolicy, request.new)
+        policy(new.spec)
+        vpc = vpc_of(new)
+        before = _stored(VpcPolicy, old)
+        if before is None or vpc_of(before) != vpc:
+            await self._require_grant(vpc, request.namespace, "spec.vpc")
+        return ALLOWED
 
     async def _validate_attachment(self, request: Request) -> Answer:
         old = _old(request)

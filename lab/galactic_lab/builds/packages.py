@@ -19,6 +19,7 @@ RUN: Final = {
     "nsenter": "util-linux",
     "ethtool": "ethtool",
     "iptables": "iptables",
+    "nft": "nftables",
     "ping": "iputils-ping",
     "tcpdump": "tcpdump",
     "mosquitto": "mosquitto",

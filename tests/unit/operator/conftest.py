@@ -137,7 +137,7 @@ class Cluster:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Back-off and counting delays of milliseconds."""
     monkeypatch.setattr(workqueue, "BACKOFF_SECONDS", (0.001, 0.01))
-    for module in ("triggers", "vpcs"):
+    for module in ("triggers", "vpcs", "policies.changes"):
         monkeypatch.setattr(f"galactic.operator.{module}.COUNT_SECONDS", 0.002)
 
 

@@ -12,7 +12,14 @@ from galactic.crds.nodesegment import NodeSegment
 from galactic.kube.api import Object
 from galactic.names import PREFIX_ANNOTATION
 
-OPTIONAL: Final = ("ReducedEncapsulation", "SourceValidation", "PathMTU", "Untracked", "PasswordEncrypted")
+OPTIONAL: Final = (
+    "ReducedEncapsulation",
+    "SourceValidation",
+    "PathMTU",
+    "Untracked",
+    "PasswordEncrypted",
+    "Policies",
+)
 """Conditions that need not be True for pods to be attached and to reach others."""
 REMEDIES_BY_REASON: Final = {
     "ForeignDrop": (
@@ -35,6 +42,7 @@ REMEDIES: Final = {
     "Entitled": "make the VPCAttachment again and then the pod, or delete the pod: it loses its VPC interface",
     "Neighbours": "galactic trace from another pod of the VPC shows where packets are dropped",
     "PathMTU": "see docs/mtu.md",
+    "Policies": "see docs/policies.md: the node needs nf_tables, and the program nft in its image",
     "Accepted": "change spec.prefix of one of the NodeSegments, or the annotation of its Node",
 }
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from typing import Any, Final, Protocol
 from weakref import WeakValueDictionary
@@ -40,6 +40,25 @@ class Authority(Protocol):
         """The configuration that the attachment (namespace/name) gives that pod. Raises Rejected or NotYet."""
 
 
+class Enforced(Protocol):
+    """The rules of attachments. ``galactic.node.policies.enforcement.Enforcement`` is the real one."""
+
+    def admitting(self, attachment: Attachment, slices: tuple[str, ...]) -> AbstractContextManager[None]:
+        """Within it the rules of a pod that is about to be attached are wanted."""
+
+    async def enforced(self, key: Key) -> None:
+        """Returns when they are in the kernel. Raises NotYet or Unreachable."""
+
+
+class Unruled:
+    """A node without rules."""
+
+    def admitting(self, _attachment: Attachment, _slices: tuple[str, ...]) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    async def enforced(self, _key: Key) -> None: ...
+
+
 class Calls:
     """The five verbs. ``problem``: why ADD is not possible now, None when it is; ``alive``: whether a pod's network
     namespace is at a path. Of an ADD's configuration only the attachment's name, ``dns`` and ``prevResult`` are used.
@@ -52,9 +71,11 @@ class Calls:
         authority: Authority,
         problem: Callable[[], str | None],
         alive: Callable[[str], bool] = alive,
+        *,
+        rules: Enforced | None = None,
     ) -> None:
         self._store, self._sync, self._authority = store, sync, authority
-        self._problem, self._alive = problem, alive
+        self._problem, self._alive, self._rules = problem, alive, rules or Unruled()
         self._locks: WeakValueDictionary[Key, asyncio.Lock] = WeakValueDictionary()
 
     async def answer(self, request: Request) -> dict[str, Any] | None:
@@ -93,7 +114,9 @@ class Calls:
                 asyncio.timeout_at(deadline),
                 self._locks.setdefault(attachment.key, asyncio.Lock()),
             ):
-                attachment = await self._attach(attachment)
+                with self._rules.admitting(attachment, config.policies):
+                    await self._rules.enforced(attachment.key)
+                    attachment = await self._attach(attachment)
         except TimeoutError:
             await self._wait_undone(attachment.key)
             raise Unreachable("kernel", f"not done within {APPLY_SECONDS:g} s") from None

@@ -74,6 +74,8 @@ class CarriedAttachments:
         self._kube, self._node, self._store = kube, node, store
         self._refused, self._clock = refused, clock
         self._attached = store.watch()
+        self.observed = asyncio.Event()
+        """Set with each change, for others to wait for and clear."""
         self._known: dict[Name, Entitlement] = {}
         self._changed = asyncio.Event()  # set and replaced with each change
         self._dirty: set[str] = set()
@@ -100,6 +102,17 @@ class CarriedAttachments:
         """The VPCs of this node's attachments: identifier → namespace/name."""
         known = self._known.values()
         return {from_base62(one.config.vpc): one.vpc for one in known if one.config and one.vpc}
+
+    @property
+    def synced(self) -> bool:
+        """Whether the API server's list was complete once."""
+        return self._informer.synced.is_set()
+
+    def policies(self, name: str) -> tuple[str, ...] | None:
+        """The PolicySlices in force for an attachment (namespace/name); None where it is not known."""
+        namespace, _, own = name.partition("/")
+        known = self._known.get((namespace, own))
+        return known.config.policies if known and known.config else None
 
     def condition(self) -> ConditionState:
         """The condition ``Entitled``: whether every attached pod carries its attachment."""
@@ -197,6 +210,7 @@ class CarriedAttachments:
             except Rejected as error:
                 self._report(name, str(error))
         self._mark(name)
+        self.observed.set()
         self._changed.set()
         self._changed = asyncio.Event()
 

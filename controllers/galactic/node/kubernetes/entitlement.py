@@ -55,7 +55,7 @@ def entitlement(vpcattachment: Object) -> Entitlement:
 def kept(vpcattachment: Object) -> Object:
     """The part of a VPCAttachment that is remembered."""
     meta, status = vpcattachment["metadata"], vpcattachment.get("status") or {}
-    fields = ("identifier", "vpc", "addresses", "configuration", "carriers")
+    fields = ("identifier", "vpc", "addresses", "configuration", "carriers", "policies")
     return {
         "metadata": {name: meta[name] for name in ("namespace", "name", "resourceVersion") if name in meta},
         "status": {name: status[name] for name in fields if name in status},
@@ -77,6 +77,7 @@ def _config(name: str, status: AttachmentStatus) -> PluginConfig | None:
             TerminationConfig(termination.network, termination.via)
             for termination in configuration.terminations
         ),
+        "policies": status.policies,
         "routes": tuple(RouteConfig(destination) for destination in configuration.routes),
         "peers": tuple(
             PeerConfig(_base62(parse_vpc, peer.vpc, "status.configuration.peers.vpc"), peer.networks)

@@ -14,6 +14,7 @@ from galactic.node.kubernetes.carried import CarriedAttachments
 from galactic.node.kubernetes.fallback import Fallback
 from galactic.node.kubernetes.segment import Segment
 from galactic.node.kubernetes.unaccounted import UnaccountedAttachments
+from galactic.node.policies.slices import PolicySlices
 from galactic.node.state.attachment import PluginConfig, PodRef
 from galactic.node.state.condition import ConditionState
 
@@ -33,6 +34,7 @@ class Tasks:
     carried: CarriedAttachments
     fallback: Fallback
     certificate: "BrokerCertificate | None" = None
+    slices: PolicySlices | None = None
 
 
 class KubernetesTasks:
@@ -50,6 +52,8 @@ class KubernetesTasks:
             group.create_task(tasks.unaccounted.run(), name="unaccounted attachments")
             group.create_task(tasks.carried.run(), name="carried attachments")
             group.create_task(tasks.fallback.run(), name="fallback")
+            if tasks.slices:
+                group.create_task(tasks.slices.run(), name="policy slices")
             if tasks.certificate:
                 group.create_task(tasks.certificate.run(), name="broker certificate")
 

@@ -124,6 +124,7 @@ class PluginConfig(msgspec.Struct, frozen=True):
     terminations: tuple[TerminationConfig, ...] = ()
     routes: tuple[RouteConfig, ...] = ()
     peers: tuple[PeerConfig, ...] = ()
+    policies: tuple[str, ...] = ()  # PolicySlices; from the status alone
     dns: dict[str, Any] = {}
     previous: dict[str, Any] | None = msgspec.field(default=None, name="prevResult")
     given_valid: tuple[ValidAttachment, ...] | msgspec.UnsetType | None = msgspec.field(
