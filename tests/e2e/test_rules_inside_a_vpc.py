@@ -218,9 +218,9 @@ def test_a_pod_starts_under_its_rules(tenants: Callable[..., Tenant], lab: Lab) 
     finally:
         for ping in pings.values():
             ping.send_signal(signal.SIGINT)
-        heard = {name: ping.communicate(timeout=ANSWER_SECONDS)[0] for name, ping in pings.items()}
-    assert not re.findall(r"icmp_seq=\d+ ttl", heard["web"])
-    assert re.findall(r"icmp_seq=\d+ ttl", heard["other"])
+        replies = {name: ping.communicate(timeout=ANSWER_SECONDS)[0] for name, ping in pings.items()}
+    assert not re.findall(r"icmp_seq=\d+ ttl", replies["web"])
+    assert re.findall(r"icmp_seq=\d+ ttl", replies["other"])
 
 
 def test_a_generated_attachment_has_its_pods_labels(tenants: Callable[..., Tenant], lab: Lab) -> None:
@@ -257,8 +257,8 @@ def test_rules_stay_while_the_node_controller_is_away(tenants: Callable[..., Ten
                 eventually("the node controller is at work again", lambda: healthy(lab, "node-1"))
         finally:
             ping.send_signal(signal.SIGINT)
-            heard = ping.communicate(timeout=ANSWER_SECONDS)[0]
-        assert not re.findall(r"icmp_seq=(\d+) ttl", heard)
+            replies = ping.communicate(timeout=ANSWER_SECONDS)[0]
+        assert not re.findall(r"icmp_seq=(\d+) ttl", replies)
         lab.exec("node-1", ["nft", "flush", "chain", "inet", "galactic-policy", "packets-in"])
         becomes(blue, "client", set(), knocks("web"))  # another program's change is put back
     for right in (("list", "policyslices"), ("watch", "policyslices")):

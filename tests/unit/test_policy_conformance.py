@@ -1,5 +1,5 @@
-"""Cases of NetworkPolicy's and network-policy-api's own conformance tests, translated: from a VPCPolicy as a user writes
-it to the decision that the node's table makes. ``docs/policies.md`` has the numbers.
+"""Cases of NetworkPolicy's and network-policy-api's own conformance tests, translated: from a VPCPolicy as a user
+writes it to the decision that the node's table makes. ``docs/policies.md`` has the numbers.
 
 Three namespaces x, y and z with attachments a, b and c each, in one VPC of namespace x. A case names the pairs that may
 talk; the kernel's part is in ``tests/kernel/test_policy_rules.py``.
@@ -43,7 +43,7 @@ def address(one: tuple[str, str], family: int = 4) -> str:
 
 @dataclass
 class World:
-    """What users applied, and what the nodes make of it."""
+    """The objects of users, and the decisions of the nodes."""
 
     index: PolicyIndex = field(default_factory=PolicyIndex)
 
@@ -87,7 +87,7 @@ class World:
         def may(one, direction, other):
             for floor in (True, False):
                 own = [rules[name] for name in self.index.rules_of(one) if rules[name].floor == floor]
-                lists = [allowed for each in own if (allowed := each.of(direction)) is not None]
+                lists = [allowed for rule_set in own if (allowed := rule_set.of(direction)) is not None]
                 if not lists:
                     continue
                 found = classes([rule for allowed in lists for rule in allowed], groups)

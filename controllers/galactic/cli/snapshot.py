@@ -10,6 +10,7 @@ from galactic.crds.model import T, parse
 from galactic.crds.nodesegment import NodeSegment
 from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import VpcAttachment
+from galactic.crds.vpcpolicy import VpcPolicy
 from galactic.errors import Rejected
 from galactic.kube.api import NotFound, Object, Objects
 from galactic.kube.client import Kube
@@ -21,9 +22,11 @@ from galactic.kube.resources import (
     NODE_SEGMENTS,
     NODES,
     PODS,
+    POLICY_SLICES,
     SERVICES,
     STATEFUL_SETS,
     VPC_ATTACHMENTS,
+    VPC_POLICIES,
     VPCS,
     Resource,
 )
@@ -74,6 +77,9 @@ class Snapshot:
     """Pods without Galactic's annotations that ask for a VPC interface: their node refused them, in an Event."""
     services: dict[str, VpcService] = field(default_factory=dict)
     """Services with the annotation of a VPC."""
+    policies: dict[str, VpcPolicy] = field(default_factory=dict)
+    slices: Objects = field(default_factory=list)
+    """PolicySlices: the rules of VPCPolicies, and the addresses of their peers."""
     events: Objects = field(default_factory=list)
     leases: dict[str, Object] = field(default_factory=dict)
     components: tuple[Component, ...] = ()
@@ -169,19 +175,21 @@ async def read(kube: Kube) -> Snapshot:
     }
     snapshot.services = {
         name_of(one): service
-        for one in await _services(kube)
+        for one in await _optional(kube, SERVICES)
         if (service := parse_service(one)).annotation is not None
     }
+    snapshot.policies = _parsed(snapshot, VpcPolicy, await _optional(kube, VPC_POLICIES))
+    snapshot.slices = await _optional(kube, POLICY_SLICES)
     snapshot.events = await _unresolved(kube, lists["events"])
     for lease in sorted((*lists["operator"], *lists["router"]), key=_renewed):
         snapshot.leases[lease["metadata"]["name"]] = lease
     return snapshot
 
 
-async def _services(kube: Kube) -> Objects:
-    """All Services; none if they may not be listed."""
+async def _optional(kube: Kube, resource: Resource) -> Objects:
+    """All objects of a kind; none if they may not be listed, or the cluster is of a version without the kind."""
     try:
-        return (await kube.list(SERVICES))[0]
+        return (await kube.list(resource))[0]
     except Rejected:
         return []
 

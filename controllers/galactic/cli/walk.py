@@ -21,6 +21,7 @@ from galactic.cli.observed import (
     silent_neighbour,
     stopped,
 )
+from galactic.cli.rules import ruled
 from galactic.cli.smaller_links import smaller_links
 from galactic.cli.snapshot import Snapshot
 from galactic.names import host_end, parse_function, parse_vpc, vpc_hex, vrf
@@ -135,6 +136,7 @@ def _hops(flow: _Flow, kernels: Mapping[str, Inspection | str], table: VpcTable)
         )
         return
     yield from _source_hops(flow, local)
+    yield from ruled(snapshot, source.attachment, "out", address)
     way = local["ways"].get(f"{source.vpc}@{address}", {"type": "unknown", "device": "", "sid": ""})
     where = f"VRF {source.vrf} on {source.node}"
     yield from _order(address, source.vrf, source.node, local, lost=way["type"] != "unicast")
@@ -340,8 +342,17 @@ def _destination_hops(flow: _Flow, way: Mapping[str, Any], remote: Inspection, n
     else:
         what = f"{address} is not on {target.ifname}: the pod terminates the network and forwards from there"
         yield Hop(name, what)
+    if origin := _origin(flow):
+        yield from ruled(flow.snapshot, target.attachment, "in", origin)
     start = (f"pod {source.pod or source.attachment}", source.device, source.node)
     yield from arrived(address, start, node, device, name, flow.echo)
+
+
+def _origin(flow: _Flow) -> str:
+    """The source's own address in the family of the destination; empty without one."""
+    attachment = flow.snapshot.attachments.get(flow.source.attachment)
+    own = (ip_interface(text).ip for text in (attachment.status.addresses if attachment else ()))
+    return next((str(one) for one in own if one.version == ip_address(flow.address).version), "")
 
 
 def covering(

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from functools import partial
+from ipaddress import IPv6Network
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
@@ -56,13 +57,7 @@ PROGRAM = "galactic-node"
 
 async def run(settings: NodeSettings, collectors: CollectorRegistry, health: Health) -> None:
     """The node controller with its real adapters, until cancelled. The kernel keeps its objects."""
-    cluster, node, block = settings.cluster, settings.node_name, settings.srv6_block
-    if not node:
-        raise Rejected("give this Node's name", field="node_name")
-    if block is None:
-        raise Rejected(
-            "give the network that all nodes' prefixes lie in, e.g. 2001:db8:ff00::/40", field="srv6_block"
-        )
+    cluster, (node, block) = settings.cluster, place(settings)
     metrics = Metrics(collectors)
     checkpoint = Checkpoint(settings.socket.parent)
     checkpoint.prepare()
@@ -138,6 +133,17 @@ async def run(settings: NodeSettings, collectors: CollectorRegistry, health: Hea
             )
             tasks.create_task(kubernetes.run(), name="kubernetes")
             tasks.create_task(report.run(health), name="status report")
+
+
+def place(settings: NodeSettings) -> tuple[str, IPv6Network]:
+    """The Node's name and the SRv6 block. Raises Rejected where a setting is missing."""
+    if not settings.node_name:
+        raise Rejected("give this Node's name", field="node_name")
+    if settings.srv6_block is None:
+        raise Rejected(
+            "give the network that all nodes' prefixes lie in, e.g. 2001:db8:ff00::/40", field="srv6_block"
+        )
+    return settings.node_name, settings.srv6_block
 
 
 def with_certificate(settings: NodeSettings) -> "tuple[NodeSettings, Callable[[Kube], BrokerCertificate]]":

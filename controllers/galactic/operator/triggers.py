@@ -227,5 +227,9 @@ def _made_of(pod: Pod) -> object:
     return pod.metadata.uid, pod.ordinal, pod.node, pod.backend.labels
 
 
+def _unable(segment: NodeSegment | Invalid | None) -> bool:
+    return isinstance(segment, NodeSegment) and unable_to_enforce(segment)
+
+
 def _attached(attachment: VpcAttachment | Invalid | None) -> bool:
     return isinstance(attachment, VpcAttachment) and attachment.status.endpoint is not None

@@ -8,6 +8,7 @@ from galactic.crds.model import parse
 from galactic.crds.nodesegment import NodeSegment
 from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import VpcAttachment
+from galactic.crds.vpcpolicy import VpcPolicy
 from galactic.validation.services import parse_service
 
 NOW = 1_800_000_000.0
@@ -176,6 +177,8 @@ def snapshot(
         nodes={name_of(manifest): manifest for manifest in of("Node")},
         pods={name_of(manifest): manifest for manifest in of("Pod")},
         services={name_of(manifest): parse_service(manifest) for manifest in of("Service")},
+        policies={name_of(manifest): parse(VpcPolicy, manifest) for manifest in of("VPCPolicy")},
+        slices=of("PolicySlice"),
         events=list(events),
         leases={manifest["metadata"]["name"]: manifest for manifest in of("Lease")},
         components=components if components is not None else (*standing, *nodes),

@@ -69,8 +69,8 @@ def test_selected(index, one, selected):
     dirty = index.drain()
     assert dirty.attachments == selected
     assert one.name in dirty.slices
-    for each in selected:
-        assert index.rules_of(each) == (one.name,)
+    for attachment in selected:
+        assert index.rules_of(attachment) == (one.name,)
 
 
 def test_groups(index):
@@ -172,7 +172,7 @@ CHANGES = st.lists(
 @settings(max_examples=200)
 @given(CHANGES)
 def test_any_order_of_changes_leads_to_the_same(changes):
-    """The index is a function of the last states: built anew from them, it is the same."""
+    """The index is a function of the last states: a new one made from them is the same."""
     index, members, namespaces, wanted = PolicyIndex(), {}, {}, {}
     for number, (kind, *values) in enumerate(changes):
         if kind == "member":

@@ -1,14 +1,14 @@
 """Findings, problems with their remedies: a pure function of a snapshot of the cluster.
 
 Findings repeat the controllers' conditions and Events, omit consequences of other findings where possible, and add
-problems that only the whole snapshot shows. Modules: ``programs``, ``nodes``, ``objects`` (VPCs and attachments),
-``pods``, ``services``, ``refusals``, ``events``; ``finding`` has what they share.
+problems that only the whole snapshot shows. Modules: ``programs``, ``nodes``, ``objects`` (VPCs, attachments,
+policies), ``pods``, ``services``, ``refusals``, ``events``; ``finding`` has what they share.
 """
 
 from galactic.cli.findings.events import event_findings
 from galactic.cli.findings.finding import NOTE, PROBLEM, Finding, plain
 from galactic.cli.findings.nodes import nodes
-from galactic.cli.findings.objects import attachments, kinds, peers, vpcs
+from galactic.cli.findings.objects import attachments, kinds, peers, policies, vpcs
 from galactic.cli.findings.pods import pods
 from galactic.cli.findings.programs import leader, leaders, programs, unread
 from galactic.cli.findings.refusals import refusals
@@ -31,6 +31,7 @@ def findings(snapshot: Snapshot) -> list[Finding]:
         vpcs,
         peers,
         attachments,
+        policies,
         pods,
         services,
         refusals,

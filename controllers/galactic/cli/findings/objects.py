@@ -41,6 +41,23 @@ def kinds(snapshot: Snapshot) -> Iterator[Finding]:
                 break
 
 
+def policies(snapshot: Snapshot) -> Iterator[Finding]:
+    """VPCPolicies that are not accepted, that nodes cannot enforce, or that select nothing."""
+    for name, policy in snapshot.policies.items():
+        about, conditions = f"VPCPolicy {name}", by_type(policy.status.conditions)
+        describe = f"kubectl describe vpcpolicy -n {name.replace('/', ' ')}"
+        for kind in ("Accepted", "Enforced"):
+            state = conditions.get(kind)
+            if state is None or state.reason == "NotUnderstood":
+                continue
+            if state.status != "True":
+                remedy = "" if has_remedy(state.message) else describe
+                yield Finding(PROBLEM, about, state.reason, state.message, remedy)
+            elif state.reason == "NothingSelected":
+                remedy = "label VPCAttachments, or change spec.attachmentSelector"
+                yield Finding(NOTE, about, state.reason, state.message, remedy)
+
+
 def attachments(snapshot: Snapshot) -> Iterator[Finding]:
     """Attachments that are not Ready, or that other pods of their VPC do not reach."""
     for name, attachment in snapshot.attachments.items():

@@ -102,7 +102,7 @@ class Group:
 
 @dataclass(slots=True)
 class Dirty:
-    """The objects that a change concerns: attachments with other rules, slices to write, VPCPolicies with other counts."""
+    """The objects that a change concerns: attachments with other rules, slices, VPCPolicies with other counts."""
 
     attachments: set[Key] = field(default_factory=set)
     slices: set[str] = field(default_factory=set)
