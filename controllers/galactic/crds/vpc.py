@@ -105,6 +105,12 @@ class FloorPolicy(Ruleset):
     alone is about the VPC's own namespace.
     """
 
+    vpc: str | None = Field(
+        default=None,
+        max_length=317,
+        description="This VPC, NAME or NAMESPACE/NAME, as a VPCPolicy has it. Left out: the same.",
+    )
+
 
 class VpcSpec(Model):
     """The desired state of a VPC."""

@@ -34,6 +34,7 @@ MODULES: Final[Mapping[str, tuple[str, ...]]] = {
     "xt_devgroup": (),
     "ipt_rpfilter": (),
     "ip6t_rpfilter": (),
+    "nf_tables": (),
 }
 """The kernel modules that are loaded, with their parameters."""
 BEFORE: Final = "sysctls.before"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from galactic.crds.rulesets import EgressRule, IngressRule, PolicyPeer, PolicyPort, PolicyType, Ruleset
+from galactic.crds.vpc import FloorPolicy
 from galactic.crds.vpcpolicy import VpcPolicy
 from galactic.errors import Rejected
 from galactic.validation.grants import selects
@@ -83,6 +84,12 @@ def closed(rules: Ruleset, field: str = "spec") -> Policy:
     selector = canonical(rules.attachment_selector, f"{field}.attachmentSelector")
     types = _types(rules)
     return Policy(selector, () if "Ingress" in types else None, () if "Egress" in types else None)
+
+
+def own_floor(floor: FloorPolicy, key: tuple[str, str], field: str) -> None:
+    """Raises Rejected where a floor names another VPC than its own."""
+    if floor.vpc not in (None, key[1], "/".join(key)):
+        raise Rejected(f"{floor.vpc} is not this VPC; leave it out", field=field)
 
 
 def _types(rules: Ruleset) -> tuple[PolicyType, ...]:

@@ -24,7 +24,7 @@ from galactic.validation.attachment import outside
 from galactic.validation.grants import granted, may_terminate, refusal, termination_refusal
 from galactic.validation.holders import unnested
 from galactic.validation.networks import Network, parse_networks
-from galactic.validation.policies import policy, vpc_of
+from galactic.validation.policies import own_floor, policy, vpc_of
 from galactic.validation.services import VPC_FIELD, checked, parse_service
 from galactic.webhook import nodesegment, pod, vpc, vpcattachment
 from galactic.webhook.annotations import unknown
@@ -198,6 +198,7 @@ class Dispatcher:
         new, rules = parse(Vpc, request.new), self._rules
         for index, floor in enumerate(new.spec.policies):
             policy(floor, f"spec.policies[{index}]")
+            own_floor(floor, (request.namespace, request.name), f"spec.policies[{index}].vpc")
         before = _stored(Vpc, old)
         key = (request.namespace, request.name)
         ranges = await self._cluster.ranges()

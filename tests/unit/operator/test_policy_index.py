@@ -224,3 +224,24 @@ def test_an_address_enters_its_new_slice_before_it_leaves_the_old(index):
     assert list(again) == [f"{group.name}-0"]
     assert sorted(address for spec in many.values() for address in spec["addresses"]) == sorted(addresses)
     assert {base(name) for name in many} == {group.name}
+
+
+def test_peers_of_a_vpc_are_in_its_groups(index):
+    """Both ways, as long as the peering is in force."""
+    near, far = ("net", "vpc"), ("green", "other")
+    one = rules(ingress=peers(Selected(ALL, canonical({"matchLabels": {"team": "green"}}, ""))))
+    index.set_rules(key(one), one)
+    (group,) = one.groups
+    index.set_member(("green", "a"), member("a", "10.9.0.1", far))
+    assert index.group(group.name)[1] == []
+    index.set_peers(near, frozenset({far}))
+    index.set_peers(far, frozenset({near}))
+    assert index.group(group.name)[1] == ["10.9.0.1"]
+    index.set_member(("green", "b"), member("b", "10.9.0.2", far))
+    assert index.group(group.name)[1] == ["10.9.0.1", "10.9.0.2"]
+    index.set_namespace("green", {})
+    assert index.group(group.name)[1] == []
+    index.set_namespace("green", {"team": "green"})
+    index.set_peers(near, frozenset())
+    index.set_peers(far, frozenset())
+    assert index.group(group.name)[1] == []

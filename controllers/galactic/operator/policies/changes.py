@@ -50,6 +50,7 @@ class PolicyChanges:
             self._index.set_rules((*key, number), None)
         if floors:
             self._floors[key] = len(floors)
+        self._index.set_peers(key, _peers(new))
         if _identifier(old) != _identifier(new):
             self._index.dirty.slices |= self._index.of_vpc(key)
         if (old is None) != (new is None):
@@ -105,6 +106,12 @@ class PolicyChanges:
             self._queue.add(("policyslice", ("", name)), GROUP_SECONDS if settled else 0.0)
         for key in dirty.policies:
             self._queue.add(("policy", key), COUNT_SECONDS)
+
+
+def _peers(vpc: Vpc | None) -> frozenset[Key]:
+    """The VPCs that its status reports peerings in force with."""
+    statuses = vpc.status.peers if vpc is not None else ()
+    return frozenset((one.namespace, one.name) for one in statuses if one.in_force)
 
 
 def _identifier(vpc: Vpc | Invalid | None) -> str | None:

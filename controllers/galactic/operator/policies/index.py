@@ -91,9 +91,13 @@ class Group:
     def name(self) -> str:
         return f"group-{_digest(self.vpc, self.namespace, self.attachments, self.namespaces)}"
 
-    def has(self, key: Key, member: Member, namespace: Mapping[str, str]) -> bool:
-        """``namespace``: the labels of the attachment's namespace."""
-        if member.vpc != self.vpc or not _matches(self.attachments, member.labels):
+    def has(
+        self, key: Key, member: Member, namespace: Mapping[str, str], peers: frozenset[Key] = frozenset()
+    ) -> bool:
+        """``namespace``: the labels of the attachment's namespace. ``peers``: VPCs whose attachments reach the VPC."""
+        if member.vpc != self.vpc and member.vpc not in peers:
+            return False
+        if not _matches(self.attachments, member.labels):
             return False
         if self.namespaces is None:
             return key[0] == self.namespace
@@ -118,6 +122,7 @@ class PolicyIndex:
         self._of_vpc: defaultdict[Key, set[Key]] = defaultdict(set)
         self._of_namespace: defaultdict[str, set[Key]] = defaultdict(set)
         self._namespaces: dict[str, Mapping[str, str]] = {}
+        self._peers: dict[Key, frozenset[Key]] = {}  # VPC → those that it is peered with
         self._rules: dict[tuple[Any, ...], Rules] = {}
         self._named: dict[str, Rules] = {}
         self._rules_of: defaultdict[Key, set[str]] = defaultdict(set)  # VPC → names
@@ -190,8 +195,19 @@ class PolicyIndex:
         for vpc in vpcs:
             for name in self._rules_of.get(vpc, ()):
                 self._select(name, key)
+            for near in (vpc, *self._peers.get(vpc, ())):
+                for name in self._groups_of.get(near, ()):
+                    self._enter(name, key)
+
+    def set_peers(self, vpc: Key, peers: frozenset[Key]) -> None:
+        """The VPCs whose peerings with that one are in force: its rules may mean their attachments."""
+        before = self._peers.pop(vpc, frozenset())
+        if peers:
+            self._peers[vpc] = peers
+        for peer in before ^ peers:
             for name in self._groups_of.get(vpc, ()):
-                self._enter(name, key)
+                for key in self._of_vpc.get(peer, ()):
+                    self._enter(name, key)
 
     def set_namespace(self, name: str, labels: Mapping[str, str] | None) -> None:
         """The labels of a namespace; None: it is gone."""
@@ -201,9 +217,11 @@ class PolicyIndex:
         if labels is not None:
             self._namespaces[name] = dict(labels)
         for key in self._of_namespace.get(name, ()):
-            for group in self._groups_of.get(self._members[key].vpc, ()):
-                if self._groups[group].namespaces is not None:
-                    self._enter(group, key)
+            vpc = self._members[key].vpc
+            for near in (vpc, *self._peers.get(vpc, ())):
+                for group in self._groups_of.get(near, ()):
+                    if self._groups[group].namespaces is not None:
+                        self._enter(group, key)
 
     def set_rules(self, key: tuple[Any, ...], rules: Rules | None) -> None:
         """The rules of a VPCPolicy or of an entry; None: there are none."""
@@ -270,8 +288,9 @@ class PolicyIndex:
                 continue
             self._groups[group.name] = group
             self._groups_of[group.vpc].add(group.name)
-            for key in self._of_vpc.get(group.vpc, ()):
-                self._enter(group.name, key)
+            for vpc in (group.vpc, *self._peers.get(group.vpc, ())):
+                for key in self._of_vpc.get(vpc, ()):
+                    self._enter(group.name, key)
             self.dirty.slices.add(group.name)
 
     def _select(self, name: str, key: Key) -> None:
@@ -294,7 +313,8 @@ class PolicyIndex:
         group, member, inside = self._groups[name], self._members.get(key), self._in[name]
         before = inside.pop(key, None)
         after = None
-        if member is not None and group.has(key, member, self._namespaces.get(key[0], {})):
+        peers = self._peers.get(group.vpc, frozenset())
+        if member is not None and group.has(key, member, self._namespaces.get(key[0], {}), peers):
             after = inside[key] = member.addresses
         if (before or ()) != (after or ()):
             self.dirty.slices.add(name)
