@@ -1,18 +1,25 @@
-"""Makes this network namespace a node with one pod, by the node controller's plan: ``plan.py {"number", "netns"}``."""
+"""Makes this network namespace a node with one pod, by the node controller's plan.
+
+``plan.py {"number", "netns", "rules", "peers"}``: see ``worlds``.
+"""
 
 import asyncio
 import json
 import sys
-from ipaddress import IPv6Network, ip_interface, ip_network
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_interface, ip_network
 
 from worlds import PODS
 
 from galactic import srv6
 from galactic.linux.firewall import firewall, install
 from galactic.linux.kernel import LinuxKernel
+from galactic.linux.nftables import Nftables, Table, difference
 from galactic.linux.objects import Objects, change, encap_key, packed
+from galactic.names import host_end
 from galactic.node.dataplane import plan
 from galactic.node.dataplane.parts import union
+from galactic.node.policies.rules import Allow, Rules
+from galactic.node.policies.ruleset import table
 from galactic.node.state.attachment import Attachment
 
 VPC, TABLE = 1234, 1000001234
@@ -41,6 +48,27 @@ async def main() -> None:
         await kernel.write_encaps("encap.red", jobs)
     locator, loopback = srv6.locator(prefixes[number]), srv6.loopback(prefixes[number])
     await install(firewall(BLOCK, locator, loopback, ("eth0",)))
+    if given["rules"]:
+        device = host_end(VPC, number)
+        wanted = table({device: [rules(given["rules"])]}, {"peers": group(given["peers"])})
+        await Nftables().apply(difference(Table(wanted.name), wanted))
+
+
+def rules(count: int) -> Rules:
+    """Both directions, with a port more in each rule; the last ones let the measurements pass."""
+    allowed = tuple(
+        Allow(groups=frozenset({"peers"}), ports=((6, 10_000 + 2 * number, 10_000 + 2 * number),))
+        for number in range(count - 1)
+    )
+    allowed += (Allow(groups=frozenset({"peers"})),)
+    return Rules("policy-bench", False, allowed, allowed)
+
+
+def group(count: int) -> frozenset[IPv4Address | IPv6Address]:
+    """Both pods, and other addresses of their networks."""
+    pods = [ip_address(address) for addresses in PODS.values() for address in addresses.values()]
+    others = [IPv4Address(0x0A020000 + number) for number in range(count - 1)]
+    return frozenset((*pods, *others))
 
 
 asyncio.run(main())

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 PODS: Final = {4: {1: "10.1.1.1", 2: "10.1.1.2"}, 6: {1: "2001:10:1:1::1", 2: "2001:10:1:1::2"}}
-MTU: Final = {"galactic": 1460, "routed": 1500, "vxlan": 1430, "geneve": 1430}
+MTU: Final = {"galactic": 1460, "rule": 1460, "rules": 1460, "routed": 1500, "vxlan": 1430, "geneve": 1430}
 """Of the pods' interfaces, in an underlay of 1500: a tunnel over IPv6 takes 70 bytes."""
 PLAN: Final = Path(__file__).with_name("plan.py")
 
@@ -119,15 +119,28 @@ def _tunnel(kind: str, options: str) -> Callable[[str, int], None]:
     return build
 
 
-def _galactic(name: str, number: int) -> None:
-    """By the node controller's own plan, packet filter included."""
-    arguments = json.dumps({"number": number, "netns": f"/run/netns/{name}-p{number}"})
-    inside(f"{name}-n{number}", sys.executable, str(PLAN), arguments)
+def _galactic(name: str, number: int, rules: int = 0, peers: int = 0) -> None:
+    """By the node controller's own plan, packet filter included.
+
+    ``rules``: so many in each direction of a policy that selects the pod, each with so many peers.
+    """
+    given = {"number": number, "netns": f"/run/netns/{name}-p{number}", "rules": rules, "peers": peers}
+    inside(f"{name}-n{number}", sys.executable, str(PLAN), json.dumps(given))
+
+
+def _one_rule(name: str, number: int) -> None:
+    _galactic(name, number, rules=1, peers=1)
+
+
+def _many_rules(name: str, number: int) -> None:
+    _galactic(name, number, rules=100, peers=1000)
 
 
 WORLDS: Final[dict[str, Callable[[str, int], None]]] = {
     "galactic": _galactic,
     "counted": _galactic,
+    "rule": _one_rule,
+    "rules": _many_rules,
     "routed": _routed,
     "vxlan": _tunnel("vxlan", "dstport 4789 nolearning"),
     "geneve": _tunnel("geneve", "dstport 6081"),

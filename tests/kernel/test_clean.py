@@ -13,6 +13,7 @@ import pytest
 from galactic import srv6
 from galactic.linux.firewall import firewall
 from galactic.linux.kernel import LinuxKernel
+from galactic.linux.nftables import Table, difference
 from galactic.linux.objects import (
     MAIN_TABLE,
     Direct,
@@ -24,6 +25,8 @@ from galactic.linux.objects import (
     change,
     route_key,
 )
+from galactic.node.policies.rules import Rules
+from galactic.node.policies.ruleset import TABLE, table
 
 SPACE = IPv6Network("2001:db8:ff00::/40")
 PREFIX = IPv6Network("2001:db8:ff01:100::/56")
@@ -31,7 +34,7 @@ HOST_END = "G000000001001H"
 LISTED = (
     "ip -o link | sed 's/^[0-9]*//; s/@.*//' | sort; ip -o address | sed 's/^[0-9]*//; /fe80/d'; ip rule; ip -6 rule;"
     "ip -4 route show table all; ip -6 route show table all | sed '/^multicast/d; /fe80/d; /^ff00/d';"
-    "iptables-legacy-save | sed -n '/^-/p'; ip6tables-legacy-save | sed -n '/^-/p'"
+    "iptables-legacy-save | sed -n '/^-/p'; ip6tables-legacy-save | sed -n '/^-/p'; nft list tables"
 )
 
 
@@ -64,7 +67,11 @@ def installed(host, sh):
     order = json.dumps({"backend": "legacy", "rules": [asdict(rule) for rule in rules]})
     command = [sys.executable, "-m", "galactic.linux.iptables"]
     host.run(lambda: subprocess.run(command, input=order, text=True, check=True, capture_output=True))
-    assert "GALACTIC-FORWARD" in sh(host, LISTED)
+    rules = Rules("policy-a", False, (), None)
+    script = difference(Table(TABLE), table({HOST_END: [rules]}, {}))
+    host.run(lambda: subprocess.run(["nft", "-f", "-"], input=script, text=True, check=True))
+    for part in ("GALACTIC-FORWARD", f"table {TABLE}"):
+        assert part in sh(host, LISTED)
     return host, before
 
 
@@ -84,6 +91,7 @@ def test_it_refuses_while_a_pod_is_attached_and_then_takes_everything(installed,
     done = run(host)
     assert done.returncode == 0, done.stderr
     assert "deleted order of the IPv6 policy rules" in done.stdout
+    assert f"deleted table {TABLE}" in done.stdout
     assert sh(host, LISTED) == before
     again = run(host)
     assert (again.returncode, again.stdout) == (0, "nothing of Galactic is in this host's kernel\n")

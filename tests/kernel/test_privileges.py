@@ -23,9 +23,12 @@ from galactic.linux.events import Events
 from galactic.linux.firewall import firewall, install
 from galactic.linux.kernel import LinuxKernel
 from galactic.linux.namespace import Namespace
+from galactic.linux.nftables import Nftables, Table, difference, lacking, rewrite
 from galactic.linux.objects import Objects, change
 from galactic.linux.preflight import preflight
 from galactic.node.dataplane import plan
+from galactic.node.policies.rules import Rules
+from galactic.node.policies.ruleset import TABLE, table
 from galactic.node.state.attachment import Attachment
 
 filtering._TIMEOUT = 900.0  # a guest on a machine that has much else to do is slow
@@ -73,9 +76,19 @@ async def filtered(backend):
     assert not made.lacking and firewall_fingerprint.fingerprint(backend) == made.fingerprint
 
 
+async def ruled():
+    kernel, wanted = Nftables(), table({"G000000001001H": [Rules("policy-a", False, (), ())]}, {})
+    assert not await lacking()
+    await kernel.apply(difference(Table(TABLE), wanted))
+    assert await kernel.fingerprint(wanted) and kernel.generation()
+    await kernel.apply(rewrite(await kernel.present(TABLE), Table(TABLE)))
+    assert not (await kernel.present(TABLE)).exists
+
+
 async def main():
     works = dict(
-        preflight=preflights(), kernel=kernel(), pod=inside(), legacy=filtered("legacy"), nft=filtered("nft")
+        preflight=preflights(), kernel=kernel(), pod=inside(), legacy=filtered("legacy"), nft=filtered("nft"),
+        rules=ruled(),
     )
     told = {}
     for name, work in works.items():
@@ -133,7 +146,7 @@ def test_these_are_enough(pod):
 @pytest.mark.parametrize(
     ("missing", "expected"),
     [
-        pytest.param("net_admin", {"preflight", "kernel", "pod", "legacy", "nft"}, id="net_admin"),
+        pytest.param("net_admin", {"preflight", "kernel", "pod", "legacy", "nft", "rules"}, id="net_admin"),
         pytest.param("sys_admin", {"preflight", "pod"}, id="sys_admin"),
         pytest.param("net_raw", {"legacy"}, id="net_raw"),
     ],

@@ -16,6 +16,7 @@ from galactic.kube.resources import (
     PODS,
     SERVICES,
     VPC_ATTACHMENTS,
+    VPC_POLICIES,
     VPCS,
 )
 from galactic.names import (
@@ -542,3 +543,81 @@ async def test_a_service_that_cannot_be_published_is_refused(
     assert isinstance(answer.refusal, Rejected)
     assert answer.refusal.reason == reason
     assert answer.refusal.field
+
+
+def policy(namespace: str = "net", **spec: Any) -> dict[str, Any]:
+    return {"metadata": {"name": "rules", "namespace": namespace}, "spec": {"vpc": "blue", **spec}}
+
+
+@pytest.mark.parametrize(
+    ("spec", "refusal"),
+    [
+        pytest.param({}, "", id="default-deny"),
+        pytest.param({"ingress": [{"ports": [{"port": 80, "endPort": 81}]}]}, "", id="ports"),
+        pytest.param(
+            {"ingress": [{"ports": [{"port": 81, "endPort": 80}]}]},
+            "spec.ingress[0].ports[0].endPort: 80 is less than port 81; swap them",
+            id="end-port-first",
+        ),
+        pytest.param(
+            {"ingress": [{"ports": [{"endPort": 80}]}]},
+            "spec.ingress[0].ports[0].endPort: 80 ends a range without a beginning; give port as well",
+            id="no-port",
+        ),
+        pytest.param(
+            {"ingress": [{"ports": [{"port": "http"}]}]}, "spec.ingress[0].ports[0].port", id="name"
+        ),
+        pytest.param(
+            {"egress": [{"to": [{"ipBlock": {"cidr": "10.0.0.1/8"}}]}]},
+            "spec.egress[0].to[0].ipBlock.cidr: '10.0.0.1/8': 10.0.0.1/8 has host bits set; write 10.0.0.0/8",
+            id="host-bits",
+        ),
+        pytest.param(
+            {"egress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["fd00::/64"]}}]}]},
+            "spec.egress[0].to[0].ipBlock.except[0]: fd00::/64 is not within 10.0.0.0/8; give networks that cidr has",
+            id="exception-of-the-other-family",
+        ),
+        pytest.param(
+            {"ingress": [{"from": [{"ipBlock": {"cidr": "10.0.0.0/8"}, "attachmentSelector": {}}]}]},
+            "spec.ingress[0].from[0]: ipBlock and a selector exclude each other; make two peers of them",
+            id="block-and-selector",
+        ),
+        pytest.param(
+            {"ingress": [{"from": [{}]}]}, "spec.ingress[0].from[0]: a peer without any field", id="no-peer"
+        ),
+        pytest.param(
+            {"attachmentSelector": {"matchLabels": {"app": "a b"}}},
+            "spec.attachmentSelector.matchLabels[app]: 'a b' is not a label's value",
+            id="label-value",
+        ),
+        pytest.param(
+            {"attachmentSelector": {"matchExpressions": [{"key": "app", "operator": "In"}]}},
+            "spec.attachmentSelector.matchExpressions[0].values: operator In with 0 values; give values",
+            id="in-nothing",
+        ),
+        pytest.param(
+            {"vpc": "other/blue"}, "spec.vpc: VPC other/blue does not exist or does not admit", id="vpc"
+        ),
+    ],
+)
+async def test_rules(dispatcher: Dispatcher, api: MemoryApi, spec: dict[str, Any], refusal: str) -> None:
+    answer = await dispatcher.validate(request(VPC_POLICIES, policy(**spec)))
+    assert (answer.refusal is None) == (not refusal)
+    assert refusal in str(answer.refusal)
+
+
+@pytest.mark.parametrize(
+    ("floor", "refusal"),
+    [
+        ({"policyTypes": ["Ingress"], "vpc": "blue"}, ""),
+        ({"vpc": "red"}, "spec.policies[0].vpc: red is not this VPC; leave it out"),
+        (
+            {"ingress": [{"from": [{}]}]},
+            "spec.policies[0].ingress[0].from[0]: a peer without any field means nothing",
+        ),
+    ],
+)
+async def test_a_floor(dispatcher: Dispatcher, floor: dict[str, Any], refusal: str) -> None:
+    answer = await dispatcher.validate(request(VPCS, vpc(policies=[floor])))
+    assert (answer.refusal is None) == (not refusal)
+    assert refusal in str(answer.refusal)
