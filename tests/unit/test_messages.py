@@ -69,7 +69,15 @@ routes = st.builds(
             '"vpcs":[{"name":"team/blue","vpc":"0000000004d2","networks":["10.1.1.0/24"],"peers":["0000000004d3"]}]}',
             id="entitlements",
         ),
-        pytest.param(Leader("router-1", 4), '{"id":"router-1","term":4}', id="leader"),
+        pytest.param(
+            messages.NodeUsage(
+                "3f", (messages.UsageEntry("0000000004d2", "002a", "team/web", 7, 60, 1000, 10, 2000, 20),)
+            ),
+            '{"ledger":"3f","entries":[{"vpc":"0000000004d2","function":"002a","attachment":"team/web","epoch":7,'
+            '"seconds":60,"sent_bytes":1000,"sent_packets":10,"received_bytes":2000,"received_packets":20}]}',
+            id="usage",
+        ),
+        pytest.param(Leader("router-1", 4, "6d5b"), '{"id":"router-1","term":4,"owner":"6d5b"}', id="leader"),
         pytest.param(
             Changes(9, 8, (ROUTE,), ("10.1.1.9/32",)),
             f'{{"revision":9,"previous":8,"set":[{{"network":"10.1.1.1/32","segments":["{SID}"],'
