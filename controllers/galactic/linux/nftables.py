@@ -171,6 +171,14 @@ class Nftables:
             entries += [entry for entry in alone if "map" in entry]
         return entries
 
+    async def counted(self, table: str, name: str) -> dict[str, int]:
+        """The elements of a set of device names that rules fill, and the packets that each has counted. Raises
+        Unreachable.
+        """
+        listed = json.loads(await _run("", "-j", f"list set {table} {name}"))["nftables"]
+        elements = (one["elem"] for entry in listed if "set" in entry for one in entry["set"].get("elem", ()))
+        return {element["val"]: element.get("counter", {}).get("packets", 0) for element in elements}
+
     async def fingerprint(self, table: Table) -> str:
         """Of the kernel's table without handles, counters and the elements of sets that rules fill."""
         maps = tuple(

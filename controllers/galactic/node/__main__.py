@@ -93,6 +93,7 @@ async def run(settings: NodeSettings, collectors: CollectorRegistry, health: Hea
         policies = Enforcement(
             Nftables(), store.attachments, lacking, store.watch(), metrics.filter_drift.inc
         )
+        counting.policy_drops = policies.drops
         host = HostTasks(setup, sync, neighbours, path_mtu, multus, host_settings, policies)
         session = Session(bus, own, store, Subscriptions(bus, topics, store, metrics), metrics)
         session.password_exposure = settings.password_exposure

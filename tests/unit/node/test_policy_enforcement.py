@@ -48,6 +48,9 @@ class Kernel:
     def generation(self):
         return self.number
 
+    async def counted(self, table, name):
+        return {DEVICE: 3, name: 1}
+
 
 class Source:
     def __init__(self):
@@ -255,3 +258,12 @@ async def test_another_programs_change_is_put_back(monkeypatch):
         await node.until(lambda: len(node.kernel.scripts) > count)
         assert node.repaired == 1
         assert Table(TABLE) != node.enforcement._table
+
+
+@pytest.mark.asyncio
+async def test_drops_are_counted_in_both_directions():
+    async with Node().working() as node:
+        assert await node.enforcement.drops() == {}
+        node.source.known[DENY.name] = DENY
+        await node.add(WEB, (DENY.name,))
+        assert await node.enforcement.drops() == {DEVICE: 6, "dropped-in": 1, "dropped-out": 1}

@@ -6,6 +6,7 @@ their slices were read once. An attachment whose slices are not known yet keeps 
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ class Filter(Protocol):
 
     async def apply(self, script: str) -> None: ...
     async def present(self, table: str) -> Present: ...
+    async def counted(self, table: str, name: str) -> dict[str, int]: ...
     async def fingerprint(self, table: Table) -> str: ...
     def generation(self) -> int: ...
 
@@ -130,6 +132,16 @@ class Enforcement:
             )
         count = len(self._in_force)
         return ConditionState(POLICIES, True, "Enforced", f"rules are in force for {count} attachments here")
+
+    async def drops(self) -> Counter[str]:
+        """The packets that rules have dropped since they are in force, in both directions, by host end. Raises
+        Unreachable.
+        """
+        dropped: Counter[str] = Counter()
+        if self._table is not None and self._table.chains:
+            for direction in ("in", "out"):
+                dropped.update(await self._kernel.counted(TABLE, f"dropped-{direction}"))
+        return dropped
 
     @contextmanager
     def admitting(self, attachment: Attachment, slices: tuple[str, ...]) -> "Iterator[None]":
