@@ -338,4 +338,4 @@ def test_scenarios(outsider) -> None:
     assert retained == wanted
     assert changed == wanted
     assert not {f"{place.number + 100:012x}" for place in places.values()} & outsider.changes.keys()
-    assert outsider.retained[f"{BASE}/router/leader"].keys() == {"id", "term", "schema"}
+    assert outsider.retained[f"{BASE}/router/leader"].keys() == {"id", "term", "owner", "schema"}
