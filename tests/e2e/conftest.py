@@ -65,7 +65,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 @contextmanager
-def standing(config: pytest.Config, name: str, **wanted: Any) -> Iterator[Lab]:
+def lab_up(config: pytest.Config, name: str, **wanted: Any) -> Iterator[Lab]:
     """The lab of that name. One that is not up is made, and removed afterwards without a trace."""
     one = Lab(name, Console(stderr=True))
     config.stash.setdefault(LABS, {})[name] = one
@@ -114,7 +114,7 @@ def lab(pytestconfig: pytest.Config, lab_name: str) -> Iterator[Lab]:
         pytestconfig.stash.get(CHARTED, ExitStack()).close()
     with ExitStack() as stack:
         pytestconfig.pluginmanager.register(Ending(stack))
-        yield stack.enter_context(standing(pytestconfig, lab_name, routers=2, database=True))
+        yield stack.enter_context(lab_up(pytestconfig, lab_name, routers=2, database=True))
 
 
 class Ending:
@@ -133,7 +133,7 @@ def charted(pytestconfig: pytest.Config, lab_name: str) -> Iterator[Lab]:
     """A lab in which the chart installs Galactic."""
     with ExitStack() as stack:
         pytestconfig.stash[CHARTED] = stack
-        yield stack.enter_context(standing(pytestconfig, f"{lab_name}-chart", chart=True))
+        yield stack.enter_context(lab_up(pytestconfig, f"{lab_name}-chart", chart=True))
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,7 @@ def examples(charted: Lab) -> Iterator[Lab]:
 @pytest.fixture(scope="module")
 def oldest(pytestconfig: pytest.Config, lab_name: str) -> Iterator[Lab]:
     """A lab in a guest of the oldest kernel, which is slow: it has as many nodes as its stories need."""
-    with standing(pytestconfig, f"{lab_name}-oldest", linux=PINNED, nodes=2) as one:
+    with lab_up(pytestconfig, f"{lab_name}-oldest", linux=PINNED, nodes=2) as one:
         yield one
 
 
@@ -222,7 +222,7 @@ def control_plane(
     ):
         yield request.getfixturevalue("lab")
         return
-    with standing(pytestconfig, f"{lab_name}-api", nodes=0, routers=2, database=True) as one:
+    with lab_up(pytestconfig, f"{lab_name}-api", nodes=0, routers=2, database=True) as one:
         yield one
 
 
