@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from ipaddress import IPv6Network, ip_address, ip_network
@@ -65,6 +66,21 @@ sending = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INE
 for _ in range(20):
     sending.sendto(bytes(1360), (sys.argv[1], 7))
     time.sleep(0.2)
+"""
+
+REPORT = """
+import socket, struct, sys
+from ipaddress import ip_address
+to = sys.argv[1]
+loopback, sid, source, destination = (ip_address(text) for text in sys.argv[2:])
+if source.version == 4:
+    inner = bytes([0x45, 0, 5, 180, 0, 0, 64, 0, 63, 17, 0, 0]) + source.packed + destination.packed + bytes(99)
+else:
+    inner = bytes([0x60, 0, 0, 0, 5, 100, 17, 63]) + source.packed + destination.packed + bytes(99)
+outer = struct.pack("!IHBB", 6 << 28, len(inner), 4 if source.version == 4 else 41, 60)
+raw = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
+message = struct.pack("!BBHI", 2, 0, 0, 1400) + outer + loopback.packed + sid.packed + inner
+raw.sendto(message, (to, 0))
 """
 
 
@@ -162,7 +178,9 @@ class Watch:
         )
         host = Host(PREFIXES[1], BLOCK, "eth0")
         self.results = []
-        self.paths = PathMTU(lambda: TooBigSocket(world.nodes[1]), store, lambda: host, self.results.append)
+        self.paths = PathMTU(
+            lambda own: TooBigSocket(own, world.nodes[1]), store, lambda: host, self.results.append
+        )
 
     def __enter__(self):
         self._loop = asyncio.new_event_loop()
@@ -185,6 +203,13 @@ class Watch:
 def watch(world):
     with Watch(world) as watch:
         yield watch
+
+
+def report(world, to, sid, inside, outside):
+    """A router's message about a packet of node 1 to ``sid``."""
+    loopback = str(srv6.loopback(PREFIXES[1]))
+    argv = [sys.executable, "-c", REPORT, to, loopback, sid, inside, outside]
+    world.routers[1].run(lambda: subprocess.run(argv, check=True))
 
 
 def ping(sh, world, family, size):
@@ -272,33 +297,43 @@ def test_udp_arrives_in_fragments(world, watch, far, family):
 def test_a_forged_report_is_no_report(sh, world, watch, family):
     """From a router on the way, about another's packets and SIDs."""
     source, destination = PODS[family][1], PODS[family][2]
-    script = """
-import socket, struct, sys
-from ipaddress import ip_address
-loopback, sid, source, destination = (ip_address(text) for text in sys.argv[1:])
-if source.version == 4:
-    inner = bytes([0x45, 0, 5, 180, 0, 0, 64, 0, 63, 17, 0, 0]) + source.packed + destination.packed + bytes(99)
-else:
-    inner = bytes([0x60, 0, 0, 0, 5, 100, 17, 63]) + source.packed + destination.packed + bytes(99)
-outer = struct.pack("!IHBB", 6 << 28, len(inner), 4 if source.version == 4 else 41, 60)
-raw = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
-message = struct.pack("!BBHI", 2, 0, 0, 1400) + outer + loopback.packed + sid.packed + inner
-raw.sendto(message, (str(loopback), 0))
-"""
     loopback = srv6.loopback(PREFIXES[1])
     for sid, inside, outside in (
         (SIDS[1], source, destination),
         (SIDS[2], destination, source),
         (ip_address("2001:db8:ff02:100::4d3:2"), source, destination),
     ):
-        argv = [sys.executable, "-c", script, str(loopback), str(sid), inside, outside]
-        world.routers[1].run(lambda argv=argv: subprocess.run(argv, check=True))
+        report(world, str(loopback), str(sid), inside, outside)
     deadline = 200
     while len(watch.results) < 3 and deadline:
         deadline -= 1
         sh(world.nodes[1], "sleep 0.05")
     assert watch.results == ["forged"] * 3
     assert " mtu " not in sh(world.pods[1], f"ip route get {destination}")
+
+
+@BY_FAMILY
+def test_a_report_to_another_address_of_the_node_is_not_read(world, watch, family):
+    """The packet filter guards the SRv6 loopback: any pod may write to the node's other addresses. This one is right in
+    all the rest.
+    """
+    inside = PODS[family][1], PODS[family][2]
+    forged = (str(srv6.loopback(PREFIXES[1])), str(SIDS[1]), *inside)
+
+    def counted():
+        """Once one was counted, all before it were."""
+        before, deadline = len(watch.results), time.monotonic() + 120
+        while len(watch.results) == before:
+            assert time.monotonic() < deadline
+            report(world, *forged)
+            time.sleep(0.1)
+
+    counted()
+    for _ in range(3):
+        report(world, "fd01::2", str(SIDS[2]), *inside)
+    counted()
+    assert set(watch.results) == {"forged"}
+    assert watch.paths.condition(0.0).reason == "NoSmallerLink"
 
 
 @BY_FAMILY

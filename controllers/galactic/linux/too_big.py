@@ -18,6 +18,7 @@ from galactic.linux.namespace import Namespace
 from galactic.linux.objects import Address
 
 _ICMP6_FILTER: Final = 1
+_IPV6_FREEBIND: Final = 78
 _PACKET_TOO_BIG: Final = 2
 _PASS_ONLY: Final = struct.pack("=8I", 0xFFFFFFFF & ~(1 << _PACKET_TOO_BIG), *(0xFFFFFFFF,) * 7)
 """Blocks all types but one (RFC 3542 §3.2): a set bit blocks."""
@@ -131,19 +132,25 @@ def _checksum(data: bytes) -> bytes:
 
 
 class TooBigSocket:
-    """Receives packet-too-big messages, and sends answers. Needs CAP_NET_RAW. Raises Unreachable without it."""
+    """Receives packet-too-big messages to one address, and sends answers. Needs CAP_NET_RAW. Raises Unreachable
+    without it.
 
-    def __init__(self, namespace: Namespace | None = None) -> None:
+    ``own``: the node's SRv6 loopback, which the packet filter guards. A pod may write to the node's other addresses.
+    """
+
+    def __init__(self, own: IPv6Address, namespace: Namespace | None = None) -> None:
         self._namespace = namespace or Namespace.own()
         kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
         try:
             self._socket = self._namespace.run(
                 lambda: socket.socket(socket.AF_INET6, kind, socket.IPPROTO_ICMPV6)
             )
+            self._socket.setsockopt(socket.IPPROTO_ICMPV6, _ICMP6_FILTER, _PASS_ONLY)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+            self._socket.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)  # the device may not be made yet
+            self._socket.bind((str(own), 0))
         except OSError as error:
             raise Unreachable("kernel", f"raw ICMPv6 socket: {error.strerror or error}") from error
-        self._socket.setsockopt(socket.IPPROTO_ICMPV6, _ICMP6_FILTER, _PASS_ONLY)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
 
     def __enter__(self) -> Self:
         return self

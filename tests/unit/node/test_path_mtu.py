@@ -1,8 +1,9 @@
 """A router's report counts if it quotes a packet of this node: then the sender is answered, and the path is known."""
 
+import asyncio
 from contextlib import nullcontext
 from dataclasses import replace
-from ipaddress import IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv6Address, IPv6Network, ip_address, ip_network
 
 import pytest
 
@@ -11,7 +12,7 @@ from galactic.errors import Unreachable
 from galactic.linux.too_big import TooBig
 from galactic.messages import Route
 from galactic.node.dataplane import path_mtu
-from galactic.node.dataplane.path_mtu import ANSWERS_PER_SECOND, FORGET_SECONDS, PAIR_SECONDS, PathMTU
+from galactic.node.dataplane.path_mtu import FORGET_SECONDS, PAIR_SECONDS, VPC_ANSWERS_PER_SECOND, PathMTU
 from galactic.node.dataplane.plan import Host
 from galactic.node.state.remote import Source, entry
 
@@ -69,7 +70,7 @@ def sent():
 
 @pytest.fixture
 def paths(store, sent):
-    return PathMTU(lambda: nullcontext(sent), store, lambda: HOST)
+    return PathMTU(lambda _: nullcontext(sent), store, lambda: HOST)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +136,7 @@ def test_the_smallest_link_counts_while_it_is_known(paths, sent):
 
 def test_an_underlay_that_was_made_as_small_ends_the_condition(store, sent):
     host = [HOST]
-    paths = PathMTU(lambda: nullcontext(sent), store, lambda: host[0])
+    paths = PathMTU(lambda _: nullcontext(sent), store, lambda: host[0])
     paths.observe(REPORT, 1.0, sent)
     host[0] = replace(HOST, mtu=1400)
     assert paths.condition(1.0).status
@@ -153,16 +154,83 @@ def test_answers_are_limited(paths, sent):
         replace(REPORT, inner=quoted(destination=f"192.168.1.{number % 256}")) for number in range(256)
     ]
     results = [paths.observe(report, 10.0, sent) for report in several]
-    assert results.count(path_mtu.ANSWERED) == ANSWERS_PER_SECOND
+    assert results.count(path_mtu.ANSWERED) == VPC_ANSWERS_PER_SECOND
     assert (
         paths.observe(replace(REPORT, inner=quoted(destination="192.168.9.9")), 10.5, sent)
         == path_mtu.ANSWERED
     )
 
 
+def test_one_vpc_has_a_part_of_the_answers(paths, sent, monkeypatch):
+    """Without the limit the first would have all."""
+    monkeypatch.setattr(PathMTU, "_is_ours", lambda *_: True)
+    others = [replace(REPORT, segment=ip_address(f"2001:db8:ff02:100::{vpc}:2b").packed) for vpc in (1, 2, 3)]
+    destinations = [f"192.168.1.{number}" for number in range(256)]
+    answered = [
+        sum(
+            paths.observe(replace(report, inner=quoted(destination=to)), 10.0, sent) == path_mtu.ANSWERED
+            for to in destinations
+        )
+        for report in others
+    ]
+    assert answered == [VPC_ANSWERS_PER_SECOND, VPC_ANSWERS_PER_SECOND, 0]
+
+
+async def test_a_flood_of_messages_leaves_other_tasks_their_turn(store):
+    """A socket that always has a message returns it without a pause of its own."""
+
+    class Flooded(Sent):
+        read = 0
+
+        async def receive(self):
+            self.read += 1
+            if self.read > 100_000:
+                raise AssertionError("nothing else had a turn")
+
+    flooded, turns = Flooded(), []
+    paths = PathMTU(lambda _: nullcontext(flooded), store, lambda: HOST)
+    task = asyncio.create_task(paths.run())
+    for _ in range(3):
+        await asyncio.sleep(0)
+        turns.append(flooded.read)
+    await asyncio.sleep(0.001)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert turns[-1] <= 3
+    assert flooded.read <= path_mtu.BURST, "then it rests"
+
+
+async def test_the_socket_follows_the_node_s_prefix(store, monkeypatch):
+    monkeypatch.setattr(path_mtu, "CHECK_SECONDS", 0.001)
+    opened, host, second = [], [HOST], asyncio.Event()
+
+    class Quiet(Sent):
+        async def receive(self):
+            await asyncio.Event().wait()
+
+    def opening(own):
+        opened.append(str(own))
+        if len(opened) == 2:
+            second.set()
+        return nullcontext(Quiet())
+
+    paths = PathMTU(opening, store, lambda: host[0])
+    task = asyncio.create_task(paths.run())
+    while not opened:
+        await asyncio.sleep(0)
+    host[0] = replace(HOST, prefix=ip_network("2001:db8:ff09:100::/56"))
+    async with asyncio.timeout(120):
+        await second.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert opened == [str(srv6.loopback(HOST.prefix)), "2001:db8:ff09:100:ffff:ffff:ffff:ffff"]
+
+
 def test_an_answer_that_the_kernel_refuses_is_counted(store, sent):
     counted = []
-    paths = PathMTU(lambda: nullcontext(sent), store, lambda: HOST, counted.append)
+    paths = PathMTU(lambda _: nullcontext(sent), store, lambda: HOST, counted.append)
     sent.accepts = False
     paths.observe(REPORT, 1.0, sent)
     assert counted == [path_mtu.FAILED]

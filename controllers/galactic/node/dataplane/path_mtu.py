@@ -7,6 +7,7 @@ reaches by that SID. Senders remember the answer for ten minutes (RFC 8201 §5.3
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -30,9 +31,16 @@ log = structlog.get_logger(__name__)
 FORGET_SECONDS: Final = 900.0
 """After a path's last report: longer than senders remember, so that one that still sends is known without a gap."""
 ANSWERS_PER_SECOND: Final = 200
+VPC_ANSWERS_PER_SECOND: Final = 100
+"""Of one VPC: another's pods still learn their MTU while a tenant's provoke reports without end."""
 PAIR_SECONDS: Final = 0.05
 """Between two answers about the same source and destination: a burst has a report for each of its packets."""
 PAIRS: Final = 4096
+BURST: Final = 50
+PAUSE_SECONDS: Final = 0.05
+"""After BURST messages: a thousand a second are read at most."""
+CHECK_SECONDS: Final = 10.0
+"""Between looks at the node's prefix while no message arrives."""
 NAMED: Final = 3
 BACKOFF_SECONDS: Final = (0.5, 60.0)
 ANSWERED, FORGED, LIMITED, FAILED = "answered", "forged", "limited", "failed"
@@ -56,8 +64,24 @@ class Path:
     seen: float
 
 
+@dataclass(slots=True)
+class _Bucket:
+    """Tokens for a second at most, ``rate`` of them a second."""
+
+    rate: int
+    tokens: float = math.inf
+    at: float = 0.0
+
+    def filled(self, now: float) -> bool:
+        """Whether it has a token now."""
+        self.tokens = min(self.tokens + (now - self.at) * self.rate, float(self.rate))
+        self.at = now
+        return self.tokens >= 1
+
+
 class PathMTU:
-    """The paths that routers have reported. ``messages`` opens the socket; ``host``: None until the node is prepared.
+    """The paths that routers have reported. ``host``: None until the node is prepared. ``messages`` opens the socket
+    for reports to the node's SRv6 loopback.
 
     ``count`` is called with the result of each report, one of ``RESULTS``; ``lost`` with the VPC and the sender of a
     packet that was too big.
@@ -65,7 +89,7 @@ class PathMTU:
 
     def __init__(
         self,
-        messages: Callable[[], AbstractContextManager[Messages]],
+        messages: Callable[[IPv6Address], AbstractContextManager[Messages]],
         store: Store,
         host: Callable[[], Host | None],
         count: Callable[[str], object] = lambda _: None,
@@ -74,25 +98,46 @@ class PathMTU:
         self._open, self._store, self._host, self._count, self._lost = messages, store, host, count, lost
         self._paths: dict[int, Path] = {}  # by locator
         self._pairs: dict[tuple[int, Address, Address], float] = {}
-        self._allowance, self._counted_at = float(ANSWERS_PER_SECOND), 0.0
+        self._all, self._by_vpc = _Bucket(ANSWERS_PER_SECOND), dict[int, _Bucket]()
         self._problem: str | None = None
 
     async def run(self) -> None:
         """For ever. Without the socket it is tried again, and the condition reports it."""
         backoff = Backoff(*BACKOFF_SECONDS)
         while True:
+            if (host := self._host()) is None:
+                await asyncio.sleep(PAUSE_SECONDS)
+                continue
             try:
-                with self._open() as messages:
+                with self._open(srv6.loopback(host.prefix)) as messages:
                     self._problem = None
-                    while True:
-                        if report := await messages.receive():
-                            self.observe(report, time.monotonic(), messages)
-                            backoff.succeeded()
+                    await self._receive(messages, host.prefix)
+                    backoff.succeeded()
+                    continue
             except GalacticError as error:
                 if str(error) != self._problem:
                     log.warning("packet-too-big messages not received", error=str(error))
                 self._problem = str(error)
             await asyncio.sleep(backoff.pause())
+
+    async def _receive(self, messages: Messages, prefix: IPv6Network) -> None:
+        """Answers reports until the node has another prefix.
+
+        A flood costs a bounded share of the processor: the socket is read BURST times, then again after a pause, and
+        the kernel drops what does not fit into its buffer.
+        """
+        count = 0
+        while (host := self._host()) is None or host.prefix == prefix:
+            try:
+                async with asyncio.timeout(CHECK_SECONDS):
+                    report = await messages.receive()
+            except TimeoutError:
+                continue
+            if report:
+                self.observe(report, time.monotonic(), messages)
+            count += 1
+            # A socket with messages returns at once, without giving other tasks their turn.
+            await asyncio.sleep(0 if count % BURST else PAUSE_SECONDS)
 
     def observe(self, report: TooBig, now: float, messages: Messages) -> str:
         """Records a report and answers the sender. The result. ``now``: seconds, monotonic."""
@@ -170,15 +215,15 @@ class PathMTU:
         return known
 
     def _allow(self, report: TooBig, now: float) -> bool:
-        """Within ANSWERS_PER_SECOND, and PAIR_SECONDS after the last answer about these two."""
+        """Within the limits per second, and PAIR_SECONDS after the last answer about these two."""
         pair = _vpc(report.segment), report.sender, report.destination
         if now - self._pairs.get(pair, -PAIR_SECONDS) < PAIR_SECONDS:
             return False
-        gained = (now - self._counted_at) * ANSWERS_PER_SECOND
-        self._allowance, self._counted_at = min(self._allowance + gained, float(ANSWERS_PER_SECOND)), now
-        if self._allowance < 1:
+        vpc = self._by_vpc.setdefault(pair[0], _Bucket(VPC_ANSWERS_PER_SECOND))
+        if not (vpc.filled(now) and self._all.filled(now)):
             return False
-        self._allowance -= 1
+        vpc.tokens -= 1
+        self._all.tokens -= 1
         if len(self._pairs) >= PAIRS:
             self._pairs = {known: at for known, at in self._pairs.items() if now - at < PAIR_SECONDS}
         self._pairs[pair] = now
