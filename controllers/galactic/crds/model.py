@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from galactic.errors import Rejected
+from galactic.names import GROUP
 
 T = TypeVar("T", bound="Model")
 
@@ -60,6 +61,17 @@ class Condition(Model):
         description="The metadata.generation that the condition was computed from.",
         json_schema_extra={"format": "int64"},
     )
+
+
+def trimmed(document: Mapping[str, Any]) -> dict[str, Any]:
+    """An object of Galactic's kinds without metadata that no controller reads: others' annotations and labels, and the
+    API server's notes on fields. Tenants may write a quarter of a mebibyte of annotations to each object.
+    """
+    meta = {name: value for name, value in document["metadata"].items() if name != "managedFields"}
+    for part in ("annotations", "labels"):
+        if values := meta.get(part):
+            meta[part] = {name: text for name, text in values.items() if GROUP in name}
+    return {**document, "metadata": meta}
 
 
 def parse(kind: type[T], document: Mapping[str, Any]) -> T:

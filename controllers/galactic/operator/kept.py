@@ -3,12 +3,14 @@
 from sys import intern
 from typing import Any, Final
 
+from galactic.crds.model import trimmed
 from galactic.crds.nodesegment import NodeSegment, SegmentEndpoint
 from galactic.kube.api import Object
 from galactic.kube.pods import NETWORK_READY
 from galactic.names import (
     ACCEPTED_ANNOTATION,
     ATTACHMENT_ANNOTATION,
+    ATTACHMENT_LABEL,
     NETWORKS_ANNOTATION,
     PREFIX_ANNOTATION,
     VPC_ANNOTATION,
@@ -31,34 +33,41 @@ _POD_META: Final = (
     "ownerReferences",
 )
 _POD_ANNOTATIONS: Final = (ATTACHMENT_ANNOTATION, VPC_ANNOTATION, NETWORKS_ANNOTATION, ACCEPTED_ANNOTATION)
-_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
+_ANNOTATION: Final = 16 << 10
+"""Characters of an annotation that is kept: longer ones count as absent."""
+_CONFIGURATION: Final = 128 << 10
+"""Characters of a definition: the operator's have half of it at most, with all routes and networks of an attachment."""
+MOST_LABELS: Final = 128
+"""Of a Pod. One with more is selected by no Service."""
 _FIELDS: Final = set(SegmentEndpoint.model_fields)
 
 
 def attachment(item: Object) -> Object:
-    """A VPCAttachment without the API server's notes on its fields."""
-    meta = {name: value for name, value in item["metadata"].items() if name != "managedFields"}
-    if annotations := meta.get("annotations"):
-        meta["annotations"] = {name: text for name, text in annotations.items() if name != _APPLIED}
-    return _part(item, "spec", "status") | {"metadata": meta}
+    """A VPCAttachment without metadata that the operator does not read."""
+    return _part(trimmed(item), "spec", "status", "metadata")
 
 
 def nad(item: Object) -> Object:
-    """A definition: owner, labels, configuration."""
-    return _part(item, "spec") | {
-        "metadata": _part(item["metadata"], "resourceVersion", "ownerReferences", "labels")
+    """A definition: owner, labels, and the configuration, unless it is too long to be one of the operator's."""
+    meta, config = item["metadata"], (item.get("spec") or {}).get("config")
+    owners = [owner for owner in meta.get("ownerReferences") or () if owner.get("controller")]
+    labels = _part(meta.get("labels") or {}, *LABELS)
+    return {
+        "metadata": _part(meta, "resourceVersion") | {"ownerReferences": owners[:1], "labels": labels},
+        "spec": {"config": config if isinstance(config, str) and len(config) <= _CONFIGURATION else ""},
     }
 
 
 def pod(item: Object) -> Object:
     """A Pod: its attachment, where it runs, and since when; labels, names and ports, by which Services select it."""
     meta, spec, status = item["metadata"], item.get("spec") or {}, item.get("status") or {}
+    labels = meta.get("labels") or {}
     network = [one for one in status.get("conditions") or () if one.get("type") in (NETWORK_READY, READY)]
     return {
         "metadata": _part(meta, *_POD_META)
         | {
-            "annotations": _part(meta.get("annotations") or {}, *_POD_ANNOTATIONS),
-            "labels": meta.get("labels") or {},
+            "annotations": _short(_part(meta.get("annotations") or {}, *_POD_ANNOTATIONS)),
+            "labels": labels if len(labels) <= MOST_LABELS else _part(labels, ATTACHMENT_LABEL),
         },
         "spec": _part(spec, "nodeName", "hostNetwork", "hostname", "subdomain") | _ports(spec),
         "status": _part(status, "phase", "startTime") | {"conditions": network},
@@ -97,6 +106,10 @@ def _endpoint(endpoint: SegmentEndpoint) -> SegmentEndpoint:
         networks=endpoint.networks,
         epoch=endpoint.epoch,
     )
+
+
+def _short(annotations: Object) -> Object:
+    return {name: text for name, text in annotations.items() if len(text) <= _ANNOTATION}
 
 
 def _part(values: Any, *names: str) -> Object:

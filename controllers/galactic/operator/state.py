@@ -13,7 +13,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
-from galactic.crds.model import Meta, parse
+from galactic.crds.model import Meta, parse, trimmed
 from galactic.crds.nodesegment import NodeSegment, SegmentEndpoint
 from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import VpcAttachment
@@ -55,6 +55,8 @@ from galactic.validation import multus
 from galactic.validation.services import VpcService, parse_service
 
 T = TypeVar("T")
+MESSAGE: Final = 1024
+"""Characters of an invalid object's problem."""
 REMOVED: Final = 10_000
 """Deleted objects that are remembered, because a late answer about one may still arrive."""
 
@@ -271,8 +273,12 @@ class PackedCache(Cache[T]):
         super().__init__(selection, read)
         self._keep = keep
 
+    def _set(self, key: Key, uid: str, version: str, item: Object) -> None:
+        # What subscribers get of an object has no more of it than what is kept.
+        super()._set(key, uid, version, self._keep(item))
+
     def _stored(self, item: Object, value: T) -> Any:  # noqa: ARG002
-        return zlib.compress(msgspec.msgpack.encode(self._keep(item)), level=1)
+        return zlib.compress(msgspec.msgpack.encode(item), level=1)
 
     def _value(self, stored: Any) -> T:
         return self._read(msgspec.msgpack.decode(zlib.decompress(stored)))
@@ -478,16 +484,16 @@ def _listed(segment: NodeSegment | Invalid | None) -> set[str]:
 
 def _vpc(item: Object) -> Vpc | Invalid:
     try:
-        return parse(Vpc, item)
+        return parse(Vpc, trimmed(item))
     except Rejected as problem:
-        return Invalid(_meta(item), problem)
+        return Invalid(_meta(trimmed(item)), _brief(problem))
 
 
 def _attachment(item: Object) -> VpcAttachment | Invalid:
     try:
         return parse(VpcAttachment, item)
     except Rejected as problem:
-        return Invalid(_meta(item), problem)
+        return Invalid(_meta(trimmed(item)), _brief(problem))
 
 
 def _policy(item: Object) -> VpcPolicy | Invalid:
@@ -503,9 +509,15 @@ def _policy_part(item: Object) -> PolicyPart:
 
 def _segment(item: Object) -> NodeSegment | Invalid:
     try:
-        return kept.segment(parse(NodeSegment, item))
+        return kept.segment(parse(NodeSegment, trimmed(item)))
     except Rejected as problem:
-        return Invalid(_meta(item), problem)
+        return Invalid(_meta(trimmed(item)), _brief(problem))
+
+
+def _brief(problem: Rejected) -> Rejected:
+    """Its message repeats values of the object, which may be of any length."""
+    text = str(problem)
+    return problem if len(text) <= MESSAGE else Rejected(f"{text[:MESSAGE]}…", reason=problem.reason)
 
 
 def _meta(item: Object) -> Meta:

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
-from galactic.crds.model import Model, parse
+from galactic.crds.model import Model, parse, trimmed
 from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import VpcAttachment
 from galactic.errors import Rejected
@@ -267,7 +267,7 @@ def _read(kind: type[M], document: Object | None) -> M | None:
     if document is None:
         return None
     try:
-        return parse(kind, document)
+        return parse(kind, trimmed(document))
     except Rejected as problem:
         log.debug("object does not fit its model", key=key_of(document), problem=str(problem))
         return None

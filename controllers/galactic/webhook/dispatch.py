@@ -30,6 +30,7 @@ from galactic.webhook import nodesegment, pod, vpc, vpcattachment
 from galactic.webhook.annotations import unknown
 from galactic.webhook.cluster import Cluster
 from galactic.webhook.joins import Joins
+from galactic.webhook.metadata import bounded
 from galactic.webhook.nodesegment import Identities
 from galactic.webhook.record import AttachmentRecord, State, state
 from galactic.webhook.review import ALLOWED, Answer, Request
@@ -193,6 +194,7 @@ class Dispatcher:
 
     async def _validate_vpc(self, request: Request) -> Answer:
         old = _old(request)
+        bounded(request.new, old)
         if old is not None and request.new.get("spec") == old.get("spec"):
             return ALLOWED
         new, rules = parse(Vpc, request.new), self._rules
@@ -227,6 +229,7 @@ class Dispatcher:
 
     async def _validate_attachment(self, request: Request) -> Answer:
         old = _old(request)
+        bounded(request.new, old)
         if old is not None and request.new.get("spec") == old.get("spec"):
             return ALLOWED
         new, rules = parse(VpcAttachment, request.new), self._rules

@@ -2,6 +2,7 @@
 
 import asyncio
 from itertools import count
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -16,6 +17,8 @@ from galactic.names import (
     SERVICE_VPC_ANNOTATION,
 )
 from galactic.operator.backends import Backend, backend
+from galactic.operator.services.index import Index
+from galactic.operator.services.reconciler import Services
 from galactic.operator.slices import (
     MANAGED_BY,
     MANAGER,
@@ -26,6 +29,7 @@ from galactic.operator.slices import (
     key_of,
     plan,
 )
+from galactic.operator.state import Caches
 
 IPV4, IPV6 = Group("IPv4", ()), Group("IPv6", ())
 UIDS = count(1)
@@ -388,3 +392,39 @@ async def test_many_changes_at_once_are_one_write(named):
     await asyncio.sleep(0)
     await named.settled()
     assert len([request for request in named.api.requests if request[1] == "EndpointSlice"]) <= 4
+
+
+async def test_pairs_of_services_and_pods_that_do_not_belong_together_are_not_kept(monkeypatch):
+    """A tenant may make thousands of either: their product would fill the operator's memory, and its time."""
+    caches, index, pods_count = Caches(), Index(), 40
+    for number in range(pods_count):
+        meta = {"name": f"p{number}", "namespace": "default", "uid": f"u{number}", "resourceVersion": "1"}
+        labels = {ATTACHMENT_LABEL: "web", "app": "web" if number == 7 else "other"}
+        annotations = {ATTACHMENT_ANNOTATION: "web"}
+        caches.pods.set({"metadata": meta | {"labels": labels, "annotations": annotations}})
+        index.pod(("default", f"p{number}"), exists=True)
+    keys = [("default", f"s{number}") for number in range(30)]
+    for _, name in keys:
+        meta = {
+            "name": name,
+            "namespace": "default",
+            "uid": name,
+            "annotations": {SERVICE_VPC_ANNOTATION: "v"},
+        }
+        selector = {"app": "web", ADDRESSES_LABEL: ADDRESSES_OF_VPC}
+        caches.services.set({"metadata": meta, "spec": {"clusterIP": "None", "selector": selector}})
+        index.service(("default", name), caches.services.get(("default", name)))
+    events = SimpleNamespace(record=lambda *_: None)
+    services = Services(SimpleNamespace(caches=caches, events=events), index)
+    read = []
+    monkeypatch.setattr(caches.pods, "get", lambda key, get=caches.pods.get: (read.append(key), get(key))[1])
+    for _ in range(2):
+        for key in keys:
+            await services.reconcile(key)
+    assert sum(len(former.pods) for former in services._read.values()) == len(keys), "the one that all select"
+    assert len(read) == pods_count + len(keys)
+    for key in keys:
+        caches.services.remove(key)
+        index.service(key, None)
+        await services.reconcile(key)
+    assert not services._labels

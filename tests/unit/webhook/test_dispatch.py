@@ -345,6 +345,19 @@ async def test_what_was_bad_before_can_be_updated_and_deleted(
     ).refusal is None
 
 
+@pytest.mark.parametrize("resource", [VPCS, VPC_ATTACHMENTS], ids=["VPC", "VPCAttachment"])
+async def test_metadata_without_bound_are_refused_whatever_else_changes(
+    dispatcher: Dispatcher, resource: Any
+) -> None:
+    small = vpc() if resource == VPCS else attachment()
+    large = {**small, "metadata": {**small["metadata"], "annotations": {"a": "x" * (70 << 10)}}}
+    for old in (None, small):
+        refusal = (await dispatcher.validate(request(resource, large, old))).refusal
+        assert isinstance(refusal, Rejected)
+        assert (refusal.reason, refusal.field) == ("TooLarge", "metadata")
+    assert (await dispatcher.validate(request(resource, small, large))).refusal is None
+
+
 SHARED = "0000000004d2"
 
 

@@ -152,7 +152,7 @@ class Fallback:
                 cached=True,
             ),
             changed,
-            keep=_compact,
+            keep=compact,
         )
         task = asyncio.create_task(informer.run(), name="attachments of hosted VPCs")
         self._watches.append(_Watch(informer, vpcs, task))
@@ -225,7 +225,7 @@ def _vpc(attachment: Object) -> int:
     return int(attachment["vpc"])
 
 
-def _compact(vpcattachment: Object) -> Object:
+def compact(vpcattachment: Object) -> Object:
     """The part of a VPCAttachment that the informer keeps."""
     meta = vpcattachment["metadata"]
     metadata = {name: meta[name] for name in ("namespace", "name", "resourceVersion") if name in meta}

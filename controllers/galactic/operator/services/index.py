@@ -63,6 +63,10 @@ class Index:
                 if (service.annotation or "").rpartition("/")[2] == vpc[1]:
                     yield key
 
+    def annotated(self, namespace: str) -> bool:
+        """Whether the namespace has Services with the annotation."""
+        return namespace in self._services
+
     def pods(self, namespace: str) -> tuple[Key, ...]:
         """The Pods with an attachment in the namespace."""
         return tuple(self._pods.get(namespace, ()))

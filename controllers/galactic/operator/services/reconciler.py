@@ -50,12 +50,16 @@ class Services:
     def __init__(self, context: ReconcileContext, index: Index) -> None:
         self._context, self._index = context, index
         self._read: dict[Key, _Former] = {}
+        self._labels: dict[str, dict[Key, tuple[int, Mapping[str, str]]]] = {}
+        """Of a namespace's Pods, and when each had last changed. Pairs of Services and Pods would be too many."""
 
     async def reconcile(self, key: Key) -> None:
         caches = self._context.caches
         service = caches.services.get(key)
         if service is None or service.annotation is None:
             self._read.pop(key, None)
+            if not self._index.annotated(key[0]):
+                self._labels.pop(key[0], None)
         if service is None or caches.terminating(key[0]):
             return  # garbage collection deletes its slices
         present = [one for name in self._index.slices(key) if (one := caches.slices.get(name)) is not None]
@@ -73,29 +77,45 @@ class Services:
         await self._write(service, Plan(planned.changes, (*planned.surplus, *foreign)))
 
     async def _placed(self, key: Key, service: VpcService) -> list[Placed]:
-        """The endpoints of all Pods that the Service selects."""
+        """The endpoints of all Pods that the Service selects. Of others nothing is kept."""
         former = self._read.get(key)
         before = former.pods if former is not None and former.service == service else {}
         after: dict[Key, _Read] = {}
+        known, labels = self._labels.get(service.namespace, {}), dict[Key, tuple[int, Mapping[str, str]]]()
         for number, name in enumerate(self._index.pods(service.namespace), 1):
             if number % TURN == 0:
                 await asyncio.sleep(0)
+            labels[name] = self._labels_of(name, known.get(name))
+            if not service.selects(labels[name][1]):
+                continue
             read = before.get(name)
             if read is None or read.touched != self._touched(name, read.names):
                 read = self._endpoints(service, name)
             after[name] = read
+        self._labels[service.namespace] = labels
         self._read[key] = _Former(service, after)
         return [placed for read in after.values() for placed in read.placed]
+
+    def _labels_of(
+        self, pod: Key, known: tuple[int, Mapping[str, str]] | None
+    ) -> tuple[int, Mapping[str, str]]:
+        """The Pod's labels, and when it had last changed."""
+        pods = self._context.caches.pods
+        touched = pods.touched(pod)
+        if known is not None and known[0] == touched:
+            return known
+        present = pods.get(pod)
+        return touched, present.backend.labels if present is not None else {}
 
     def _touched(self, pod: Key, attachments: tuple[Key, ...]) -> tuple[int, ...]:
         caches = self._context.caches
         return caches.pods.touched(pod), *map(caches.attachments.touched, attachments)
 
     def _endpoints(self, service: VpcService, key: Key) -> _Read:
-        """Those of one Pod; none of one that the Service does not select."""
+        """Those of one Pod."""
         caches = self._context.caches
         pod = caches.pods.get(key)
-        if pod is None or not service.selects(pod.backend.labels):
+        if pod is None:
             return _Read((), self._touched(key, ()), ())
         names = tuple((key[0], name) for name in pod.attachments)
         attachments = [
