@@ -15,7 +15,16 @@ from story import eventually
 
 import galactic_lab
 from galactic.crds.model import Meta
-from galactic.names import API_VERSION, ATTACHMENT_LABEL, GENERATED, NOT_READY_TAINT
+from galactic.names import (
+    ACCEPTED_ANNOTATION,
+    API_VERSION,
+    ATTACHMENT_ANNOTATION,
+    ATTACHMENT_LABEL,
+    GENERATED,
+    NETWORKS_ANNOTATION,
+    NOT_READY_TAINT,
+    VPC_ANNOTATION,
+)
 from galactic.operator.nad import configuration, definition, labels
 from galactic.operator.slices import MANAGED_BY, MANAGER
 from galactic.validation.attachment import ParsedAttachment, Route
@@ -57,6 +66,37 @@ class Account:
         return self.problem("patch", kind, name, "--type=merge", "-p", json.dumps(patch), *more)
 
 
+def pod(name: str, labels: dict[str, str], annotations: dict[str, str]) -> dict[str, Any]:
+    meta = {"name": name, "namespace": PLACE, "labels": labels, "annotations": annotations}
+    spec = {"nodeName": NODE, "containers": [{"name": "main", "image": "none"}]}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec}
+
+
+ATTACHED = {ATTACHMENT_ANNOTATION: "web", NETWORKS_ANNOTATION: "web@galactic0"}
+PODS = {
+    "apiVersion": "v1",
+    "kind": "List",
+    "items": [pod("attached", {ATTACHMENT_LABEL: "web"}, ATTACHED), pod("plain", {"app": "plain"}, {})],
+}
+
+
+class NodeOf:
+    """The node of the two pods: it may write their status."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+
+    def status(self, metadata: dict[str, Any], name: str = "attached") -> str:
+        """The refusal of a write of the pod's status with other metadata; empty if it would be done."""
+        account = Account(self._lab, "default")
+        patch = {"metadata": metadata, "status": {"message": "well"}}
+        return account.patch("pod", name, patch, "-n", PLACE, "--subresource=status")
+
+
+def node_of(lab: Lab) -> NodeOf:
+    return NodeOf(lab)
+
+
 def nad(name: str, **changes: Any) -> dict[str, Any]:
     """The definition that the operator writes for an attachment with a termination and a route."""
     spec = ParsedAttachment(
@@ -86,7 +126,7 @@ def bounded(lab: Lab, helm: Helm) -> Iterator[Lab]:
     """The chart's accounts, roles, policies and webhook configurations, without its programs."""
     kinds = ("ServiceAccount", "ClusterRole", "ClusterRoleBinding", POLICY, f"{POLICY}Binding", *HOOKS)
     things = [manifest for manifest in helm.objects() if manifest["kind"] in kinds]
-    assert sum(manifest["kind"] == POLICY for manifest in things) == 6
+    assert sum(manifest["kind"] == POLICY for manifest in things) == 7
     multus = files(galactic_lab).joinpath("controlplane/multus.yaml").read_text()
     lab.kubectl("apply", "-f", "-", stdin=multus)
     for namespace in (NAMESPACE, PLACE):
@@ -106,6 +146,7 @@ def bounded(lab: Lab, helm: Helm) -> Iterator[Lab]:
     foreign = nad("theirs", spec={"config": '{"type":"macvlan"}'})
     del foreign["metadata"]["ownerReferences"]
     lab.kubectl("apply", "-f", "-", stdin=json.dumps(foreign))
+    lab.kubectl("apply", "-f", "-", stdin=json.dumps(PODS))
     try:
         webhook = Account(lab, "galactic-webhook")
         eventually("the policies are in force", lambda: "denied" in webhook.create(another(HOOKS[0])))
@@ -118,6 +159,8 @@ def bounded(lab: Lab, helm: Helm) -> Iterator[Lab]:
         eventually("and of slices", lambda: "denied" in slices())
         delete = ("delete", "vpcattachment", "theirs", "-n", PLACE)
         eventually("and of deletions", lambda: "denied" in operator.problem(*delete))
+        status = lambda: NodeOf(lab).status({"annotations": {VPC_ANNOTATION: "x"}})  # noqa: E731
+        eventually("and of pods' status", lambda: "denied" in status())
         yield lab
     finally:
         lab.kubectl("delete", "-f", "-", "--ignore-not-found", stdin=text)
@@ -230,3 +273,22 @@ def test_the_operator_deletes_attachments_that_it_made_only(bounded: Lab) -> Non
     assert "VPCAttachments that it made only" in operator.problem(*delete)
     bounded.kubectl("label", "vpcattachment", "theirs", "-n", PLACE, f"{ATTACHMENT_LABEL}={GENERATED}")
     assert not operator.problem(*delete)
+
+
+def test_the_status_of_a_pod_leaves_its_attachments_as_they_are(bounded: Lab) -> None:
+    """A node writes the status of its pods, and Multus that of all: neither makes one the carrier of an attachment."""
+    node = NodeOf(bounded)
+    for metadata in ({}, {"annotations": {"k8s.v1.cni.cncf.io/network-status": "[]"}}):
+        assert not node.status(metadata)
+    for metadata in (
+        {"annotations": {ATTACHMENT_ANNOTATION: "another"}},
+        {"annotations": {ATTACHMENT_ANNOTATION: None}},
+        {"annotations": {NETWORKS_ANNOTATION: "web@galactic0,another@galactic1"}},
+        {"annotations": {VPC_ANNOTATION: "blue"}},
+        {"annotations": {ACCEPTED_ANNOTATION: "10.0.0.0/8"}},
+    ):
+        assert "may not change the annotations" in node.status(metadata), metadata
+    for value in (GENERATED, None):
+        assert "may not change the label" in node.status({"labels": {ATTACHMENT_LABEL: value}})
+    assert "may not change the label" in node.status({"labels": {ATTACHMENT_LABEL: "web"}}, "plain")
+    assert not node.status({"annotations": {ATTACHMENT_ANNOTATION: "web"}}, "plain"), "nobody reads it there"
