@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 from dataclasses import asdict
-from ipaddress import IPv6Network, ip_interface, ip_network
+from ipaddress import IPv6Network, ip_address, ip_interface, ip_network
 
 import pytest
 
@@ -46,6 +46,7 @@ def planned():
     plan.routes[route_key(1_000_000_001, ip_network("10.1.1.1/32"))] = Direct(HOST_END)
     plan.rules[Rule(999, SPACE, MAIN_TABLE)] = None
     plan.lookups = {4: LookupOrder(), 6: LookupOrder(block=SPACE)}
+    plan.neighbours = {(HOST_END, ip_address("10.1.1.1")): None}
     return plan
 
 
@@ -99,7 +100,12 @@ def test_it_refuses_while_a_pod_is_attached_and_then_takes_everything(installed,
 
 def test_by_force(installed, sh):
     host, before = installed
-    assert run(host, "--force").returncode == 0
+    neighbour = "dev d0 lladdr 02:00:00:00:00:09 nud stale extern_learn"
+    sh(host, f"ip neigh add 10.0.0.8 {neighbour}; ip neigh add 10.0.0.9 {neighbour} protocol 154")
+    done = run(host, "--force")
+    assert done.returncode == 0
+    assert "deleted neighbour 10.0.0.9 on d0" in done.stdout
+    assert sh(host, "ip neigh show dev d0").split()[0] == "10.0.0.8"
     assert sh(host, LISTED) == before
 
 

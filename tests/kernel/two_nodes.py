@@ -83,7 +83,7 @@ def planned(node: int, paths: dict[str, str]) -> Objects:
             parts.append(Objects(routes={route_key(tables[vpc], network): way for network in announced}))
     whole = Objects()
     for part in parts:
-        for kind in ("links", "addresses", "routes", "rules", "sysctls", "lookups"):
+        for kind in ("links", "addresses", "routes", "rules", "sysctls", "lookups", "neighbours"):
             getattr(whole, kind).update(getattr(part, kind))
     return whole
 
@@ -309,6 +309,8 @@ async def attached(nodes: dict[int, Namespace], paths: dict[str, str]) -> None:
                 if PODS[pod][0] == n:
                     wanted = plan.pod(attachment(pod, path))
                     await kernel.write_pod(path, change(wanted, await kernel.read_pod(path, "galactic0")))
+            # The kernel forgets a host end's neighbours while its pod's end is down.
+            await kernel.write(change(planned(n, paths), await kernel.read()))
 
 
 ADDRESSES = {pod: (f"10.1.1.{number}", f"2001:10:1:1::{number}") for pod, (_, _, number) in PODS.items()}

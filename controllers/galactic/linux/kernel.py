@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from galactic.errors import Rejected, Unreachable
-from galactic.linux import devconf, neighbours, sysctl
+from galactic.linux import devconf, kept_neighbours, neighbours, sysctl
 from galactic.linux.devices import Devices, is_galactic, translated
 from galactic.linux.namespace import Namespace
 from galactic.linux.objects import (
@@ -60,6 +60,7 @@ class LinuxKernel:
             rules=await self._devices.rules(),
             lookups=await self._devices.lookups(),
             sysctls=await self.sysctls(),
+            neighbours=await kept_neighbours.kept(self._namespace, is_galactic),
         )
 
     async def sysctls(self) -> dict[str, str]:
@@ -124,6 +125,8 @@ class LinuxKernel:
             await failures.of(f"rule {rule.priority} to {rule.destination}", devices.delete_rule(rule))
         for family in wanted.lookups.delete:
             await failures.of(f"IPv{family} policy rules", devices.set_lookup(family, None))
+        gone = [key for key in wanted.neighbours.delete if key[0] not in wanted.links.delete]
+        await self._keep((), gone, failures)
         for device, address in wanted.addresses.delete:
             if device not in wanted.links.delete:
                 await failures.of(f"address {address} of {device}", devices.delete_address(device, address))
@@ -151,6 +154,7 @@ class LinuxKernel:
             if device in missing:
                 continue
             await failures.of(f"address {address} of {device}", devices.set_address(device, address, bare))
+        await self._keep((key for key in wanted.neighbours.set if key[0] not in missing), (), failures)
         for rule in wanted.rules.set:
             await failures.of(f"rule {rule.priority} to {rule.destination}", devices.set_rule(rule))
         for family, order in wanted.lookups.set.items():
@@ -166,6 +170,16 @@ class LinuxKernel:
         with translated():
             return await devconf.write(self._namespace, wanted) if wanted else {}
 
+    async def _keep(
+        self, wanted: Iterable[Neighbour], surplus: Iterable[Neighbour], failures: "_Failures"
+    ) -> None:
+        wanted, surplus = list(wanted), list(surplus)
+        if wanted or surplus:
+            for (device, address), why in (
+                await kept_neighbours.keep(self._namespace, wanted, surplus)
+            ).items():
+                failures.add(f"neighbour {address} of {device}", why)
+
     async def neighbours(self) -> dict[Neighbour, NeighbourState]:
         """The neighbours on Galactic's devices."""
         return await neighbours.read(self._namespace, is_galactic)
@@ -174,8 +188,20 @@ class LinuxKernel:
         """Makes the kernel solicit neighbours of unknown state, as for a packet. Returns those that it accepted."""
         return await neighbours.solicit(self._namespace, wanted)
 
+    async def keep_next_hops(self, devices: Iterable[str]) -> int:
+        """Keeps the neighbours on those devices that answer this node. Returns how many are new."""
+        return await kept_neighbours.keep_next_hops(self._namespace, devices)
+
+    async def release_next_hops(self) -> list[Neighbour]:
+        """Deletes kept neighbours on all devices: the kernel resolves them again with the next packet."""
+        present = list(await kept_neighbours.kept(self._namespace, lambda _: True))
+        failures = await kept_neighbours.keep(self._namespace, (), present)
+        return [neighbour for neighbour in present if neighbour not in failures]
+
     async def read_pod(self, netns: str, device: str) -> Objects | None:
-        """Addresses and main-table routes of a device in a pod's namespace; None if either is gone."""
+        """Galactic's addresses, main-table routes and neighbours of a device in a pod's namespace; None if either is
+        gone.
+        """
         try:
             namespace = Namespace.at(netns)
         except OSError:
@@ -188,12 +214,13 @@ class LinuxKernel:
                 return Objects(
                     addresses=await pod._devices.addresses(device),
                     routes=await pod._routes.dump(table=MAIN_TABLE, device=index),
+                    neighbours=await kept_neighbours.kept(namespace, device.__eq__),
                 )
             finally:
                 pod.close()
 
     async def write_pod(self, netns: str, wanted: Change) -> None:
-        """Writes addresses and routes in a pod's namespace. Devices that get one are set up first.
+        """Writes addresses, routes and neighbours in a pod's namespace. Devices that get one are set up first.
 
         Routes of other programs stay: none is replaced or deleted. Galactic's are set before old ones are deleted, so
         that no packet goes elsewhere between. Raises as ``write``.
@@ -242,6 +269,7 @@ class LinuxKernel:
             await failures.of(
                 f"address {address} of {device}", self._devices.set_address(device, address, bare)
             )
+        await self._keep(wanted.neighbours.set, wanted.neighbours.delete, failures)
         routes: dict[str, dict[RouteKey, RouteTarget]] = {}
         for key, target in wanted.routes.set.items():
             routes.setdefault(_device(target), {})[key] = target

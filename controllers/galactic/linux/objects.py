@@ -196,6 +196,8 @@ class Objects:
     """Path below /proc/sys, with slashes → value."""
     lookups: dict[Family, LookupOrder] = field(default_factory=dict)
     """Reading has a family only where it has rules of ours."""
+    neighbours: dict[Neighbour, None] = field(default_factory=dict)
+    """Kept entries: the kernel resolves them as others, and neither counts nor collects them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,12 +210,13 @@ class Change:
     rules: Diff[Rule, None]
     sysctls: Diff[str, str]
     lookups: Diff[Family, LookupOrder]
+    neighbours: Diff[Neighbour, None]
 
     def __bool__(self) -> bool:
         return len(self) > 0
 
     def __len__(self) -> int:
-        changes = len(self.links) + len(self.addresses) + len(self.routes)
+        changes = len(self.links) + len(self.addresses) + len(self.routes) + len(self.neighbours)
         return changes + len(self.rules) + len(self.sysctls.set) + len(self.lookups)
 
 
@@ -229,6 +232,7 @@ def change(desired: Objects, actual: Objects) -> Change:
         rules=diff(desired.rules, actual.rules),
         sysctls=diff(desired.sysctls, actual.sysctls),
         lookups=diff(desired.lookups, actual.lookups),
+        neighbours=diff(desired.neighbours, actual.neighbours),
     )
 
 
@@ -282,7 +286,10 @@ class Kernel(Protocol):
         Returns those that it accepted: not those of a missing device, or of one without that family.
         """
 
+    async def keep_next_hops(self, devices: Iterable[str]) -> int:
+        """Keeps the neighbours on other programs' devices that answer this node. Returns how many are new."""
+
     async def read_pod(self, netns: str, device: str) -> Objects | None:
-        """Addresses and main-table routes of a device in a pod's namespace; None if either is gone."""
+        """Addresses, main-table routes and kept neighbours of a device in a pod's namespace; None if either is gone."""
 
     async def write_pod(self, netns: str, wanted: Change) -> None: ...

@@ -88,7 +88,7 @@ async def run(settings: NodeSettings, collectors: CollectorRegistry, health: Hea
             lambda result: metrics.too_big.labels(result).inc(),
             counting.too_big,
         )
-        neighbours, host_settings = Neighbours(kernel, store), HostSettings(setup.host)
+        neighbours, host_settings = Neighbours(kernel, store, setup.uplinks), HostSettings(setup.host)
         multus = MultusConfiguration(settings.cni_conf_dir)
         policies = Enforcement(
             Nftables(), store.attachments, lacking, store.watch(), metrics.filter_drift.inc

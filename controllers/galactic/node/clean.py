@@ -1,7 +1,7 @@
 """galactic-node-clean: takes what Galactic made off this host's kernel, after Galactic was uninstalled.
 
-Devices, routes, rules and chains; the kernel's policy rules are in the order of before. It refuses while pods are
-attached or the node controller runs. Sysctls stay: other programs may depend on them by now.
+Devices, routes, rules, chains and kept neighbours; the kernel's policy rules are in the order of before. It refuses
+while pods are attached or the node controller runs. Sysctls stay: other programs may depend on them by now.
 """
 
 import argparse
@@ -45,8 +45,15 @@ async def clean(agent: Path, *, force: bool = False) -> list[str]:
             )
         surplus = change(Objects(), present)
         await kernel.write(surplus)
+        released = await kernel.release_next_hops()
     filtered = await install(())
-    return [*words(surplus), *(f"chain {chain}" for chain in filtered.changed), *await _without_rules()]
+    hops = (f"neighbour {address} on {device}" for device, address in released)
+    return [
+        *words(surplus),
+        *hops,
+        *(f"chain {chain}" for chain in filtered.changed),
+        *await _without_rules(),
+    ]
 
 
 async def _without_rules() -> list[str]:

@@ -169,3 +169,13 @@ async def test_a_kernel_that_does_not_answer_accuses_no_pod(watched, monkeypatch
             await neighbours.round(clock.now)
         clock.now += ROUND_SECONDS
     assert neighbours.condition().status
+
+
+async def test_next_hops_of_the_underlay_are_kept(node, config):
+    uplinks = []
+    neighbours = Neighbours(node.kernel, node.store, lambda: uplinks)
+    await neighbours.round(0.0)
+    assert not node.kernel.kept_devices
+    uplinks.append("eth0")
+    await neighbours.round(ROUND_SECONDS)
+    assert node.kernel.kept_devices == {"eth0"}

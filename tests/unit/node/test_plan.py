@@ -118,6 +118,22 @@ def test_pod():
         "172.16.0.0/12 table 254": gateway4,
         "2001:10:1:1::/64 table 254": gateway6,
     }
+    hops = ("169.254.1.1", "fe80::1", str(plan.link_local(plan.mac(END))))
+    assert {str(address) for _, address in objects.neighbours if not address.is_multicast} == set(hops)
+    assert ("galactic0", ip_address("ff02::1:ff00:1")) in objects.neighbours, "by which fe80::1 is solicited"
+
+
+def test_neighbours_of_a_host_end_are_the_addresses_of_its_pod_whoever_holds_them():
+    objects = plan.attached(HOST, 100_007, POD, lambda _: False)
+    group = ip_address("ff02::1:ff00:1")
+    assert objects.neighbours == {
+        (END, one): None for one in (*(address.ip for address in POD.addresses), group)
+    }
+
+
+def test_a_link_local_address_is_made_of_the_mac():
+    """As the example of RFC 4291, appendix A."""
+    assert plan.link_local("34:56:78:9a:bc:de") == ip_address("fe80::3656:78ff:fe9a:bcde")
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,7 @@ class Dataplane:
         await self._introduce(wanted, actual)
         self.pods.forget_others(present)
         problems = await self.pods.write(present, inside)
+        failure = await self._keep_neighbours(wanted) or failure
         failure = await self._write_routes(host, routes.jobs()) or failure
         if failure:
             raise failure
@@ -147,6 +148,7 @@ class Dataplane:
         self._macs.made(wanted.links.set, made)
         new: dict[Key, Objects | None] = {key: None for key in present if names.host_end(*key) in made}
         problems = await self.pods.write(present, new)
+        failure = await self._keep_neighbours(wanted) or failure
         failure = await self._write_routes(host, self._route_jobs(dirty.vpcs)) or failure
         if failure:
             raise failure
@@ -218,6 +220,18 @@ class Dataplane:
         if asked:
             await self._kernel.solicit(asked)
 
+    async def _keep_neighbours(self, written: Change) -> GalacticError | None:
+        """Again, on new host ends: the kernel forgets them while the pod's end is down. The failure."""
+        again = Objects(
+            neighbours={key: None for key in written.neighbours.set if key[0] in written.links.set}
+        )
+        try:
+            if again.neighbours:
+                await self._kernel.write(change(again, Objects()))
+        except GalacticError as error:
+            return error
+        return None
+
     def _assign(self, vpcs: Iterable[int]) -> None:
         self._tables |= plan.tables(vpcs, self._tables)
 
@@ -246,6 +260,7 @@ class Dataplane:
         return Objects(
             links={name: link for name, link in wanted.links.delete.items() if _vpc(name) in vpcs},
             addresses={key: flag for key, flag in wanted.addresses.delete.items() if _vpc(key[0]) in vpcs},
+            neighbours={key: None for key in wanted.neighbours.delete if _vpc(key[0]) in vpcs},
             routes={
                 key: to
                 for key, to in wanted.routes.delete.items()
@@ -268,7 +283,7 @@ class Dataplane:
             if objects is None and names.host_end(*key) in actual.links:
                 rest = await self._remove_device(names.host_end(*key), actual)
                 actual.links, actual.addresses, actual.routes = rest.links, rest.addresses, rest.routes
-                actual.sysctls = rest.sysctls
+                actual.sysctls, actual.neighbours = rest.sysctls, rest.neighbours
         return inside
 
     async def _remove_earlier(self, key: Key) -> None:
@@ -284,6 +299,7 @@ class Dataplane:
             actual,
             links={name: link for name, link in actual.links.items() if name != device},
             addresses={key: flag for key, flag in actual.addresses.items() if key[0] != device},
+            neighbours={key: None for key in actual.neighbours if key[0] != device},
             routes={
                 key: to
                 for key, to in actual.routes.items()

@@ -47,6 +47,8 @@ def words(difference: Change) -> Iterator[str]:
         yield f"rule {rule.priority}"
     for family in difference.lookups.set:
         yield f"order of the IPv{family} policy rules"
+    for device, neighbour in difference.neighbours.set:
+        yield f"neighbour {neighbour} on {device}"
     for name in difference.sysctls.set:
         yield f"sysctl {name}"
 
@@ -60,4 +62,5 @@ def _turned(difference: Change) -> Change:
         rules=Diff(difference.rules.delete, {}),
         sysctls=Diff({}, {}),
         lookups=Diff({}, {}),
+        neighbours=Diff(difference.neighbours.delete, {}),
     )

@@ -39,6 +39,7 @@ class MemoryKernel:
     table: dict[Neighbour, NeighbourState] = field(default_factory=dict)  # of neighbours
     silent: set[Neighbour] = field(default_factory=set)  # those that do not answer
     solicited: list[Neighbour] = field(default_factory=list)
+    kept_devices: set[str] = field(default_factory=set)  # of other programs, whose neighbours are kept
 
     def add_namespace(self, path: str) -> str:
         self.namespaces[path] = {}
@@ -57,6 +58,7 @@ class MemoryKernel:
         netns, ifname = self.peers.pop(device, ("", ""))
         self.namespaces.get(netns, {}).pop(ifname, None)
         self.host.addresses = {key: flag for key, flag in self.host.addresses.items() if key[0] != device}
+        self.host.neighbours = {key: None for key in self.host.neighbours if key[0] != device}
         self.host.sysctls = {
             path: value for path, value in self.host.sysctls.items() if device not in path.split("/")
         }
@@ -75,6 +77,7 @@ class MemoryKernel:
             rules=dict(host.rules),
             sysctls=dict(host.sysctls),
             lookups=dict(host.lookups),
+            neighbours=dict(host.neighbours),
         )
 
     async def sysctls(self) -> dict[str, str]:
@@ -117,6 +120,12 @@ class MemoryKernel:
         }
         return solicited
 
+    async def keep_next_hops(self, devices: Iterable[str]) -> int:
+        await asyncio.sleep(0)
+        new = set(devices) - self.kept_devices
+        self.kept_devices |= new
+        return len(new)
+
     async def write_encaps(self, mode: EncapMode, jobs: Iterable[EncapJob]) -> None:
         failed = []
         for key, segment, gone in jobs:
@@ -141,6 +150,7 @@ class MemoryKernel:
             dict(host.rules),
             dict(host.sysctls),
             dict(host.lookups),
+            dict(host.neighbours),
         )
 
     async def write(self, wanted: Change) -> None:
@@ -155,6 +165,7 @@ class MemoryKernel:
         for (device, address), flag in wanted.addresses.set.items():
             if device in self.host.links:
                 self.host.addresses[device, address] = flag
+        self.host.neighbours |= {key: None for key in wanted.neighbours.set if key[0] in self.host.links}
         self.host.rules |= wanted.rules.set
         self.host.lookups |= wanted.lookups.set
         for key, to in wanted.routes.set.items():
@@ -167,6 +178,7 @@ class MemoryKernel:
         host = self.host
         host.routes = {key: to for key, to in host.routes.items() if key not in wanted.routes.delete}
         host.rules = {rule: None for rule in host.rules if rule not in wanted.rules.delete}
+        host.neighbours = {key: None for key in host.neighbours if key not in wanted.neighbours.delete}
         for family in wanted.lookups.delete:
             del host.lookups[family]
         host.addresses = {key: to for key, to in host.addresses.items() if key not in wanted.addresses.delete}
@@ -190,10 +202,12 @@ class MemoryKernel:
     async def read_pod(self, netns: str, device: str) -> Objects | None:
         await asyncio.sleep(0)
         present = self.namespaces.get(netns, {}).get(device)
-        return (
-            None
-            if present is None
-            else Objects(addresses=dict(present.addresses), routes=dict(present.routes))
+        if present is None:
+            return None
+        return Objects(
+            addresses=dict(present.addresses),
+            routes=dict(present.routes),
+            neighbours=dict(present.neighbours),
         )
 
     async def write_pod(self, netns: str, wanted: Change) -> None:
@@ -208,5 +222,8 @@ class MemoryKernel:
             objects.routes = {
                 key: to for key, to in objects.routes.items() if key not in wanted.routes.delete
             } | wanted.routes.set
+            objects.neighbours = {
+                key: None for key in objects.neighbours if key not in wanted.neighbours.delete
+            } | {key: None for key in wanted.neighbours.set if key[0] == device}
             return
         raise Unreachable("kernel", f"{netns} does not exist")

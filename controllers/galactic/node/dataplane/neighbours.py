@@ -4,12 +4,14 @@ A pod whose host end cannot resolve its address gets no packet, although plan an
 neighbour entry only for addresses that packets were sent to, and the entry may be old. So each address is solicited
 once a minute, and soon after its ADD, as a packet to it would do, and its entry read afterwards. An address has failed
 after two attempts in a row without an answer.
+
+Next hops of the underlay are kept as well: packets to other nodes have a way while the kernel's tables are full.
 """
 
 import asyncio
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -42,6 +44,8 @@ class Kernel(Protocol):
 
     async def solicit(self, wanted: Iterable[Neighbour]) -> set[Neighbour]: ...
 
+    async def keep_next_hops(self, devices: Iterable[str]) -> int: ...
+
 
 @dataclass(slots=True)
 class _Attempt:
@@ -55,10 +59,12 @@ class _Attempt:
 
 
 class Neighbours:
-    """Solicits the addresses of all attachments in the store."""
+    """Solicits the addresses of all attachments in the store. ``uplinks``: the underlay's interfaces."""
 
-    def __init__(self, kernel: Kernel, store: Store) -> None:
-        self._kernel, self._store = kernel, store
+    def __init__(
+        self, kernel: Kernel, store: Store, uplinks: Callable[[], Sequence[str]] = lambda: ()
+    ) -> None:
+        self._kernel, self._store, self._uplinks = kernel, store, uplinks
         self._attempts: dict[Neighbour, _Attempt] = {}
 
     async def run(self) -> None:
@@ -72,6 +78,8 @@ class Neighbours:
 
     async def round(self, now: float) -> None:
         """Decides on attempts that are old enough, then starts new ones. ``now``: seconds, monotonic."""
+        if new := await self._kernel.keep_next_hops(self._uplinks()):
+            log.info("next hops of the underlay kept", entries=new)
         self._update_attempts()
         waiting = [
             neighbour

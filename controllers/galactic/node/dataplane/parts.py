@@ -82,4 +82,5 @@ def union(parts: Iterable[Objects]) -> Objects:
         whole.rules |= part.rules
         whole.sysctls |= part.sysctls
         whole.lookups |= part.lookups
+        whole.neighbours |= part.neighbours
     return whole

@@ -1,6 +1,7 @@
 """The kernel plan of a node as a pure function (docs/architecture.md, "The kernel plan")."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from hashlib import blake2b
 from ipaddress import (
@@ -15,11 +16,13 @@ from ipaddress import (
 from typing import Final
 
 from galactic import names, srv6
+from galactic.linux.kept_neighbours import solicited_node
 from galactic.linux.lookups import UNDERLAY_PRIORITY
 from galactic.linux.objects import (
     LOOPBACK_DEVICE,
     MAIN_TABLE,
     UNREACHABLE_METRIC,
+    Address,
     Direct,
     EncapMode,
     EndDT46,
@@ -27,6 +30,7 @@ from galactic.linux.objects import (
     Interface,
     Link,
     LookupOrder,
+    Neighbour,
     Network,
     Objects,
     Rule,
@@ -166,6 +170,7 @@ def attached(facts: Host, table: int, attachment: Attachment, holds: Callable[[N
     for address in attachment.addresses:
         if holds(host := ip_network(address.ip)):
             plan.routes[route_key(table, host)] = Direct(device)
+    plan.neighbours = _neighbours(device, (address.ip for address in attachment.addresses))
     for termination in attachment.terminations:
         if holds(termination.network):
             plan.routes.setdefault(route_key(table, termination.network), Via(device, termination.via.packed))
@@ -183,7 +188,7 @@ def _device_sysctls(device: str) -> dict[str, str]:
 
 
 def pod(attachment: Attachment, rank: int = 0) -> Objects:
-    """The objects inside the pod's namespace: its addresses, and the networks that it reaches through the VPC.
+    """The objects inside the pod's namespace: its addresses, its gateways, and the networks reached through the VPC.
 
     Several interfaces of a pod have routes to the same networks with different metrics; the first's come first.
     A VPC has no default route to give; that of an attachment itself is two halves, ahead of the default network's.
@@ -197,6 +202,7 @@ def pod(attachment: Attachment, rank: int = 0) -> Objects:
     metric = POD_METRIC + rank
     if 4 in families:
         plan.routes[route_key(MAIN_TABLE, ip_network(GATEWAY4), metric)] = Direct(device)
+    plan.neighbours = _neighbours(device, _gateways(attachment, families))
     gateways = {4: Via(device, GATEWAY4.packed), 6: Via(device, GATEWAY6.packed)}
     given = (network for network in attachment.networks if network.prefixlen)
     halves = (
@@ -206,6 +212,31 @@ def pod(attachment: Attachment, rank: int = 0) -> Objects:
         if network.version in families and network not in own:
             plan.routes[route_key(MAIN_TABLE, network, metric)] = gateways[network.version]
     return plan
+
+
+def _neighbours(device: str, addresses: Iterable[Address]) -> dict[Neighbour, None]:
+    """The addresses, and the groups by which those of IPv6 are solicited."""
+    kept = ((device, one) for address in addresses for one in (address, *solicited_node(address)))
+    return dict.fromkeys(kept)
+
+
+def _gateways(attachment: Attachment, families: AbstractSet[int]) -> Iterator[IPv4Address | IPv6Address]:
+    """The host end's addresses that the pod has to know.
+
+    The kernel solicits the pod from the link-local address that it makes of the host end's MAC itself.
+    """
+    if 4 in families:
+        yield GATEWAY4
+    if 6 in families:
+        yield GATEWAY6
+        yield link_local(mac(names.host_end(attachment.vpc, attachment.function)))
+
+
+def link_local(mac: str) -> IPv6Address:
+    """The address that the kernel makes of a MAC (RFC 4291 §2.5.1, appendix A)."""
+    octets = bytes.fromhex(mac.replace(":", ""))
+    identifier = bytes((octets[0] ^ 0x02,)) + octets[1:3] + b"\xff\xfe" + octets[3:]
+    return IPv6Address(b"\xfe\x80" + bytes(6) + identifier)
 
 
 def mac(device: str) -> str:

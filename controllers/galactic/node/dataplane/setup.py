@@ -135,6 +135,10 @@ class HostSetup:
             return self._backoff.pause()
         return min(max(self._pause, cost * CHECK_SHARE, CHECK_SECONDS[0]), CHECK_SECONDS[1])
 
+    def uplinks(self) -> tuple[str, ...]:
+        """The interfaces by which SRv6 packets of the underlay come in; none until they are known."""
+        return tuple(self._underlay.uplinks) if self._underlay else ()
+
     def host(self) -> Host | None:
         """None while underlay or prefix are not known."""
         prefix, underlay, preflight = self._store.node.prefix, self._underlay, self._preflight
