@@ -64,13 +64,13 @@ class Condition(Model):
 
 
 def trimmed(document: Mapping[str, Any]) -> dict[str, Any]:
-    """An object of Galactic's kinds without metadata that no controller reads: others' annotations and labels, and the
-    API server's notes on fields. Tenants may write a quarter of a mebibyte of annotations to each object.
+    """An object of Galactic's kinds without metadata that no controller reads: others' annotations, and the API
+    server's notes on fields. Tenants may write a quarter of a mebibyte of annotations to each object. Labels stay:
+    rules select by them, and the webhook bounds them.
     """
     meta = {name: value for name, value in document["metadata"].items() if name != "managedFields"}
-    for part in ("annotations", "labels"):
-        if values := meta.get(part):
-            meta[part] = {name: text for name, text in values.items() if GROUP in name}
+    if values := meta.get("annotations"):
+        meta["annotations"] = {name: text for name, text in values.items() if GROUP in name}
     return {**document, "metadata": meta}
 
 
