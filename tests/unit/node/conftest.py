@@ -6,7 +6,8 @@ Timers do not fire unless a test asks for it: no time-out, and no periodic check
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import IPv6Network
@@ -18,6 +19,8 @@ from clockwork import Clockwork
 from prometheus_client import CollectorRegistry
 from statuses import Statuses
 
+from galactic.errors import GalacticError
+from galactic.names import host_end
 from galactic.node.cni.calls import Authority, Calls
 from galactic.node.cni.server import Server
 from galactic.node.dataplane.dataplane import Dataplane
@@ -25,6 +28,7 @@ from galactic.node.dataplane.memory import MemoryKernel
 from galactic.node.dataplane.plan import Host
 from galactic.node.dataplane.sync import Sync
 from galactic.node.metrics import Metrics
+from galactic.node.state.attachment import Attachment, Key
 from galactic.node.state.checkpoint import Checkpoint
 from galactic.node.state.epoch import Clock
 from galactic.node.state.store import Store
@@ -93,6 +97,27 @@ class Answer:
 
 
 @dataclass
+class Rules:
+    """Those of attachments: in force at once, or while ``problem`` is set never. ``seen``: the devices at that time."""
+
+    kernel: MemoryKernel
+    problem: GalacticError | None = None
+    seen: list[tuple[Key, tuple[str, ...], bool]] = field(default_factory=list)
+    wanted: dict[Key, tuple[str, ...]] = field(default_factory=dict)
+
+    @contextmanager
+    def admitting(self, attachment: Attachment, slices: tuple[str, ...]) -> Iterator[None]:
+        self.wanted[attachment.key] = slices
+        yield
+        del self.wanted[attachment.key]
+
+    async def enforced(self, key: Key) -> None:
+        self.seen.append((key, self.wanted[key], host_end(*key) in self.kernel.host.links))
+        if self.problem:
+            raise self.problem
+
+
+@dataclass
 class Node:
     """One node controller's life; ``start`` and ``stop`` may alternate, kernel and records stay."""
 
@@ -100,9 +125,13 @@ class Node:
     kernel: MemoryKernel = field(default_factory=MemoryKernel)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     problem: str | None = None
+    rules: Rules = field(init=False)
     authority: Authority = field(default_factory=lambda: Statuses(_default))
     prefix: IPv6Network | None = PREFIX
     plugin: tuple[str, ...] = (sys.executable, "-ISE", "-c", PLUGIN)
+
+    def __post_init__(self) -> None:
+        self.rules = Rules(self.kernel)
 
     @property
     def socket(self) -> Path:
@@ -120,7 +149,7 @@ class Node:
         self.sync = Sync(
             self.kernel, self.store, self._host, self.metrics, Dataplane(self.kernel, self.store, exists)
         )
-        calls = Calls(self.store, self.sync, self.authority, self._problem, exists)
+        calls = Calls(self.store, self.sync, self.authority, self._problem, exists, rules=self.rules)
         self.server = Server(self.socket, calls, self.metrics)
         self.tasks = [asyncio.create_task(self.sync.run()), asyncio.create_task(self.server.run())]
         while not self.socket.exists():

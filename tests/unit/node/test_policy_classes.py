@@ -134,3 +134,32 @@ def test_an_address_has_one_entry_however_many_rules_there_are(rules, peers):
     assert len(found.single) == peers
     assert len(set(found.single.values())) == 1
     assert found.rest == ()
+
+
+MEMBER = ip_address("10.0.0.7")
+IN_GROUP = Allow(groups=frozenset("a"), ports=((6, 1, 1),))
+
+
+@pytest.mark.parametrize(
+    ("other", "access"),
+    [
+        pytest.param(Allow(anyone=True, ports=((6, 3, 4),)), ((6, 1, 1), (6, 3, 4)), id="anyone"),
+        pytest.param(Allow(anyone=True, ports=((6, 2, 4),)), ((6, 1, 4),), id="anyone-next-to-it"),
+        pytest.param(
+            Allow(blocks=((ip_network("10.0.0.0/24"), ()),), ports=((17, 5, 5),)),
+            ((6, 1, 1), (17, 5, 5)),
+            id="its-block",
+        ),
+        pytest.param(
+            Allow(blocks=((ip_network("10.0.0.0/24"), (ip_network("10.0.0.7/32"),)),), ports=((17, 5, 5),)),
+            ((6, 1, 1),),
+            id="out-of-its-block",
+        ),
+        pytest.param(Allow(blocks=((ip_network("10.0.0.0/24"), ()),)), None, id="a-block-that-may-all"),
+    ],
+)
+def test_a_member_of_a_group_has_what_others_have_too(other, access):
+    found = classes([IN_GROUP, other], {"a": frozenset({MEMBER})})
+    assert found.single[MEMBER] == access
+    both = classes([other, IN_GROUP], {"a": frozenset({MEMBER})})
+    assert both.single == found.single
