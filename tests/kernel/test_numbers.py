@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import pytest
 from two_nodes import ADDRESSES, payload, transmit, udp
@@ -13,6 +14,10 @@ from two_nodes import hardware as hardware_of
 from galactic import names
 from galactic.linux import link_counters
 from galactic.linux.link_counters import HEADER_BYTES, LinkCounters
+from galactic.linux.nftables import Table, difference
+from galactic.node.inspection import _policy_drops
+from galactic.node.policies.rules import Rules
+from galactic.node.policies.ruleset import TABLE, table
 
 pytestmark = [pytest.mark.vrf, pytest.mark.every_kernel]
 
@@ -62,10 +67,10 @@ def test_packets_of_known_size_are_counted_at_both_ends(net, until, family) -> N
 
 
 def test_one_device_is_read_without_the_dump(net) -> None:
-    table = net.nodes[1].run(lambda: link_counters.traffic(HOST_END))
+    found = net.nodes[1].run(lambda: link_counters.traffic(HOST_END))
     known = counters(net, 1, HOST_END)
-    assert table is not None
-    assert table.sent_packets == pytest.approx(known.sent_packets, abs=10)
+    assert found is not None
+    assert found.sent_packets == pytest.approx(known.sent_packets, abs=10)
     assert net.nodes[1].run(lambda: link_counters.traffic("nosuch")) is None
 
 
@@ -211,6 +216,36 @@ def test_what_a_packet_filter_drops_behind_the_vrf_is_seen(net) -> None:
         net.sh(net.nodes[1], f"iptables-legacy -D FORWARD -s {here} -p udp -j DROP")
     flow = flows["sent", here, there]
     assert (flow["verdict"], flow["why"], flow["dropped"]) == ("dropped", "policy or packet filter", COUNT)
+
+
+@contextmanager
+def denied(net, **directions):
+    """A policy without rules for pod 1."""
+    closed = Rules("closed", False, directions.get("ingress"), directions.get("egress"))
+    script = difference(Table(TABLE), table({HOST_END: [closed]}, {}))
+    net.nodes[1].run(
+        lambda: subprocess.run(["nft", "-f", "-"], input=script, text=True, check=True, timeout=120)
+    )
+    try:
+        yield
+    finally:
+        net.sh(net.nodes[1], f"nft delete table {TABLE}")
+
+
+@FAMILIES
+@pytest.mark.parametrize("direction", ["egress", "ingress"])
+def test_what_a_policy_drops_is_counted_at_its_host_end_and_seen(net, family, direction) -> None:
+    here, beside = ADDRESSES["1"][family == 6], ADDRESSES["3"][family == 6]
+    assert net.answers("1", beside)
+    sender, source, to = ("1", here, beside) if direction == "egress" else ("3", beside, here)
+    with denied(net, **{direction: ()}), Watching(net) as watching:
+        send(net, sender, to)
+        flow = watching.flows()["sent" if direction == "egress" else "received", source, to]
+        dropped = net.nodes[1].run(lambda: asyncio.run(_policy_drops()))
+    assert dropped == {HOST_END: COUNT}
+    assert (flow["verdict"], flow["dropped"]) == ("dropped", COUNT)
+    assert flow["why"].startswith("policy")
+    assert net.nodes[1].run(lambda: asyncio.run(_policy_drops())) == {}
 
 
 def test_interrupted_it_leaves_nothing(net) -> None:

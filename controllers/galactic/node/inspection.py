@@ -10,7 +10,9 @@ import asyncio
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from ipaddress import IPv6Address, ip_address
 from typing import Any, Final
 
@@ -23,6 +25,7 @@ from galactic.linux.kernel import LinuxKernel
 from galactic.linux.legacy import in_use
 from galactic.linux.lookups import UNDERLAY_PRIORITY
 from galactic.linux.namespace import Namespace
+from galactic.linux.nftables import Nftables
 from galactic.linux.objects import (
     LOOPBACK_DEVICE,
     MAIN_TABLE,
@@ -46,6 +49,7 @@ from galactic.node.dataplane.host_settings import ARP_IGNORE
 from galactic.node.dataplane.host_settings import problems as host_problems
 from galactic.node.dataplane.plan import DEVICE_SYSCTLS, tables_of
 from galactic.node.dataplane.probes import Sending, counters, inside, next_hop, plain, send
+from galactic.node.policies.ruleset import DROPPED, TABLE
 
 PROGRAM: Final = "galactic-node-inspect"
 SYSCTLS: Final = (
@@ -295,11 +299,20 @@ def parser() -> argparse.ArgumentParser:
     return arguments
 
 
+async def _policy_drops() -> Counter[str]:
+    """Packets that rules dropped, by host end; none where no rules are in force."""
+    dropped: Counter[str] = Counter()
+    with suppress(GalacticError):
+        for name in DROPPED:
+            dropped.update(await Nftables().counted(TABLE, name))
+    return dropped
+
+
 async def _printed(options: argparse.Namespace) -> dict[str, Any]:
     if options.flows is not None:
         return await flows(options.flows)
     if options.traffic is not None:
-        return await rates(min(max(options.traffic, 0.1), LONGEST_SECONDS))
+        return await rates(min(max(options.traffic, 0.1), LONGEST_SECONDS), _policy_drops)
     return await inspection(
         vpcs=options.vpc,
         everything=options.all,

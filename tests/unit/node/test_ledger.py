@@ -224,6 +224,31 @@ async def test_a_round_reads_and_writes_and_a_detach_reads_its_device(checkpoint
     assert again.records[place].counters.sent_bytes == 77
 
 
+async def test_drops_of_policies_are_their_attachments(checkpoint, store) -> None:
+    devices: dict[str, Reading] = {}
+
+    async def read() -> dict[str, Reading]:
+        return devices
+
+    dropped: dict[str, int] = {"G00000000jU009H": 9}
+
+    async def policy_drops() -> dict[str, int]:
+        return dropped
+
+    counting = Counting(store, checkpoint, read)
+    counting.policy_drops = policy_drops
+    await counting.round()
+    one = store.attach(attachment(1, 0))
+    device = host_end(*one.key)
+    devices[device] = Reading(7, LinkCounters())
+    dropped[device] = 4
+    await counting.round()
+    assert counting.ledger.records[Instance(VPC, 1, one.epoch)].counters == LinkCounters(policy=4)
+    dropped.clear()  # no rule is in force any more
+    await counting.round()
+    assert counting.ledger.vpcs[VPC].policy == 4
+
+
 @pytest.mark.parametrize("text", [b"{", b'{"schema": 2, "id": "x"}', b"\xff"])
 def test_a_file_that_cannot_be_read_begins_a_new_ledger(checkpoint, tmp_path, text: bytes) -> None:
     (tmp_path / USAGE_FILE).write_bytes(text)

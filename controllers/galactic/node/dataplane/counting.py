@@ -83,11 +83,7 @@ class Counting:
 
     async def round(self) -> None:
         """Reads everything once, and writes the file. Raises Unreachable."""
-        readings = await self._read()
-        for device, packets in (await self.policy_drops() if self.policy_drops else {}).items():
-            if (reading := readings.get(device)) is not None:
-                counters = reading.counters._replace(policy=packets)
-                readings[device] = Reading(reading.ifindex, counters)
+        readings = with_policies(await self._read(), await self.policy_drops() if self.policy_drops else {})
         self.ledger.observe(now(), self._store.attachments, readings, names.host_end)
         self.node_drops = node_drops(drops(in_use()), unrouted4())
         self.save()
@@ -116,17 +112,29 @@ class Counting:
         self._checkpoint.put_usage(msgspec.json.encode(self.ledger.file()))
 
 
-async def rates(seconds: float) -> dict[str, Any]:
+def with_policies(readings: Mapping[str, Reading], dropped: Mapping[str, int]) -> dict[str, Reading]:
+    """The readings with packets that rules dropped."""
+    return {
+        device: Reading(reading.ifindex, reading.counters._replace(policy=dropped.get(device, 0)))
+        for device, reading in readings.items()
+    }
+
+
+async def rates(seconds: float, policy_drops: PolicyDrops) -> dict[str, Any]:
     """Counters of this node's host ends: their rise within these seconds, and in all. Raises Unreachable."""
     namespace = Namespace.own()
-    before, began = await link_counters.read(namespace), time.monotonic()
+
+    async def counted() -> tuple[dict[str, Reading], float]:
+        return with_policies(await link_counters.read(namespace), await policy_drops()), time.monotonic()
+
+    before, began = await counted()
     await asyncio.sleep(seconds)
-    after, ended = await link_counters.read(namespace), time.monotonic()
+    after, ended = await counted()
     devices = {}
     for device, reading in after.items():
         interface, earlier = names.parse_interface(device), before.get(device)
         if interface is not None and interface[2] == "H" and earlier and earlier.ifindex == reading.ifindex:
-            rises = (now - then for now, then in zip(reading.counters, earlier.counters, strict=True))
+            rises = (max(now - then, 0) for now, then in zip(reading.counters, earlier.counters, strict=True))
             devices[device] = {
                 "counters": reading.counters._asdict(),
                 "rises": LinkCounters(*rises)._asdict(),

@@ -18,6 +18,8 @@ from galactic.node.policies.classes import Access, Classes, Ip, classes
 from galactic.node.policies.rules import LAST_PORT, PROTOCOLS, Allow, Direction, PortRange, Rules
 
 TABLE: Final = "inet galactic-policy"
+DROPPED: Final = ("dropped-in", "dropped-out")
+"""Sets that count the packets dropped at each host end."""
 FLOWS: Final = 65536
 """Connections an attachment's set remembers, in each family."""
 _DIGEST: Final = 8
