@@ -1,5 +1,7 @@
 """VPCPolicies from the API server to PolicySlices and the attachments' statuses."""
 
+import pytest
+
 from galactic.kube.resources import (
     EVENTS,
     NAMESPACES,
@@ -120,11 +122,19 @@ async def test_rules_that_cannot_be_understood_let_nothing_pass(cluster):
     assert [one for one in cluster.api.all(EVENTS) if one["involvedObject"]["kind"] == "VPCPolicy"]
 
 
-async def test_a_node_that_cannot_enforce_is_named(cluster):
+@pytest.mark.parametrize(
+    ("kind", "enforced"),
+    [
+        pytest.param({"type": "Policies", "status": "False"}, "False", id="a-kernel-without"),
+        pytest.param({"type": "Ready", "status": "True"}, "False", id="an-earlier-version"),
+        pytest.param({"type": "Policies", "status": "True"}, "True", id="able"),
+    ],
+)
+async def test_a_node_that_cannot_enforce_is_named(cluster, kind, enforced):
     cluster.vpc("v")
     cluster.attachment("web")
     policy(cluster)
-    condition = {"type": "Policies", "status": "False", "reason": "Unsupported", "message": "no nf_tables"}
+    condition = {"reason": "Reason", "message": "message", **kind}
     body = {"metadata": {"name": "old"}, "spec": {"prefix": "2001:db8:ff01::/56"}}
     cluster.api.put(NODE_SEGMENTS, body | {"status": {"conditions": [condition]}})
     pod = {
@@ -140,8 +150,8 @@ async def test_a_node_that_cannot_enforce_is_named(cluster):
     cluster.reconciler.queue.add(("policy", ("default", "deny")))
     await cluster.settled()
     found = cluster.condition("Enforced", "deny", resource=VPC_POLICIES)
-    assert (found["status"], found["reason"]) == ("False", "NodesUnable")
-    assert "node old" in found["message"]
+    assert found["status"] == enforced
+    assert ("node old" in found["message"]) == (enforced == "False")
 
 
 async def test_a_namespace_without_a_part_in_the_vpc(cluster):

@@ -96,8 +96,9 @@ class Policies:
             return State(
                 "False",
                 "NodesUnable",
-                f"node {names} cannot enforce rules, as the condition {POLICIES} of its NodeSegment explains: it "
-                "refuses new pods that rules select, and running ones have none; move them to other nodes",
+                f"node {names} cannot enforce rules, as the condition {POLICIES} of its NodeSegment explains "
+                "(without one the node is of an earlier version: upgrade it). Running pods that rules select have none "
+                "there; move them to other nodes",
             )
         return State("True", "Enforced", f"the nodes of {len(selected)} attachments enforce the rules")
 
@@ -159,8 +160,9 @@ class Policies:
 
 
 def unable_to_enforce(segment: NodeSegment) -> bool:
-    """Whether the node reports that it cannot enforce rules."""
-    return any(one.type == POLICIES and one.status == "False" for one in segment.status.conditions)
+    """Whether the node reports that it cannot enforce rules, or is of a version that knows none."""
+    reported = {one.type: one.status for one in segment.status.conditions}
+    return bool(reported) and reported.get(POLICIES) != "True"
 
 
 def _accepted(problem: Rejected | NotYet | None, rules: Rules | None) -> State:
