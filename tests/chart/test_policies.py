@@ -139,14 +139,17 @@ def bounded(lab: Lab, helm: Helm) -> Iterator[Lab]:
     applied = lambda: lab.kubectl("apply", "-f", "-", stdin=json.dumps(theirs), check=False)  # noqa: E731
     eventually("the kinds are served", lambda: "theirs" in applied())  # while no webhook is asked
     text = json.dumps({"apiVersion": "v1", "kind": "List", "items": things})
-    lab.kubectl("apply", "-f", "-", stdin=text)
     taints = {"spec": {"taints": [FOREIGN_TAINT, {"key": NOT_READY_TAINT, "effect": "NoSchedule"}]}}
     node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE, "labels": {"a": "b"}}} | taints
     lab.kubectl("apply", "-f", "-", stdin=json.dumps(node))
+    pods = lambda: lab.kubectl("apply", "-f", "-", stdin=json.dumps(PODS), check=False)  # noqa: E731
+    eventually(
+        "the pods exist", lambda: "pod/plain" in pods()
+    )  # before the webhooks, which no server answers
+    lab.kubectl("apply", "-f", "-", stdin=text)
     foreign = nad("theirs", spec={"config": '{"type":"macvlan"}'})
     del foreign["metadata"]["ownerReferences"]
     lab.kubectl("apply", "-f", "-", stdin=json.dumps(foreign))
-    lab.kubectl("apply", "-f", "-", stdin=json.dumps(PODS))
     try:
         webhook = Account(lab, "galactic-webhook")
         eventually("the policies are in force", lambda: "denied" in webhook.create(another(HOOKS[0])))
@@ -164,6 +167,8 @@ def bounded(lab: Lab, helm: Helm) -> Iterator[Lab]:
         yield lab
     finally:
         lab.kubectl("delete", "-f", "-", "--ignore-not-found", stdin=text)
+        forced = ("--force", "--grace-period=0", "--ignore-not-found")
+        lab.kubectl("delete", "pod", "attached", "plain", "-n", PLACE, *forced)
         lab.kubectl("delete", "-f", "-", "--ignore-not-found", stdin=kinds_text)
         lab.kubectl("delete", "node", NODE, "--ignore-not-found")
         lab.kubectl("delete", "namespace", PLACE, "--ignore-not-found", "--timeout=240s")
