@@ -39,7 +39,7 @@ facts = plan.Host(PREFIX, SPACE, "eth0")
 parts = plan.host(facts), plan.vpc(1, 100001), plan.attached(facts, 100001, pod, lambda _: True)
 wanted = Objects()
 for part in parts:
-    for kind in ("links", "addresses", "routes", "rules", "sysctls", "lookups", "neighbours"):
+    for kind in ("links", "addresses", "routes", "rules", "sysctls", "lookups"):
         getattr(wanted, kind).update(getattr(part, kind))
 
 
