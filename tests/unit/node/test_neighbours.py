@@ -179,3 +179,18 @@ async def test_next_hops_of_the_underlay_are_kept(node, config):
     uplinks.append("eth0")
     await neighbours.round(ROUND_SECONDS)
     assert node.kernel.kept_devices == {"eth0"}
+
+
+async def test_entries_that_a_pod_makes_the_kernel_forget_are_put_back_without_a_full_round(node, config):
+    """It takes its interface down, again and again."""
+    assert (await node.cni("ADD", config())).code == 0
+    dataplane, kernel = node.sync._dataplane, node.kernel
+    wanted = dict(kernel.host.neighbours)
+    assert {(DEVICE, FOUR), (DEVICE, SIX)} <= set(wanted)
+    kernel.host.neighbours.clear()
+    assert await dataplane.verify()
+    assert kernel.host.neighbours == wanted
+    assert dataplane.drift.objects == 0
+    kernel.host.neighbours[DEVICE, ip_address("10.9.9.9")] = None
+    assert await dataplane.verify()
+    assert kernel.host.neighbours == wanted

@@ -97,7 +97,9 @@ class Dataplane:
         actual.routes = await self._kernel.routes(host.encap, routes.observe)
         self.drift = routes.finish()
         if known:
-            self.drift.add(change(self._parts.all(), actual))
+            written = self._parts.all()
+            written.neighbours = actual.neighbours  # a pod may take its interface down: no drift
+            self.drift.add(change(written, actual))
         else:
             self.drift = Drift()  # what a round that failed has written is not known
         self.pods.find_gone(attachments, actual)
@@ -166,6 +168,7 @@ class Dataplane:
         actual = await self._kernel.objects()
         left = self._parts.all()
         left.routes = {}
+        await self._restore_neighbours(left, actual)
         remade = [
             name
             for name, link in actual.links.items()
@@ -191,10 +194,11 @@ class Dataplane:
         table, vrf = self._tables.get(attachment.vpc), names.vrf(attachment.vpc)
         if host is None or table is None:
             return [f"VRF {vrf}"]
-        actual = await self._kernel.objects()
+        actual, attached = await self._kernel.objects(), self._attached(host, table, attachment)
+        attached.neighbours = actual.neighbours = {}  # a pod may take its interface down
         for device in (vrf, names.host_end(*attachment.key)):
             actual.routes |= await self._kernel.routes_of(device)
-        missing = [*words(change(self._attached(host, table, attachment), actual))]
+        missing = [*words(change(attached, actual))]
         inside = await self._kernel.read_pod(attachment.netns, attachment.ifname)
         if inside is None:
             return [*missing, f"{attachment.ifname} in {attachment.netns}"]
@@ -219,6 +223,14 @@ class Dataplane:
         ]
         if asked:
             await self._kernel.solicit(asked)
+
+    async def _restore_neighbours(self, left: Objects, actual: Objects) -> None:
+        """Writes those that the kernel has lost; it forgets a host end's when the pod takes its own end down. No round
+        that reads all routes follows: pods could make the node do nothing else.
+        """
+        lost = change(Objects(neighbours=left.neighbours), Objects(neighbours=actual.neighbours))
+        if not await self._write(lost):
+            actual.neighbours = left.neighbours
 
     async def _keep_neighbours(self, written: Change) -> GalacticError | None:
         """Again, on new host ends: the kernel forgets them while the pod's end is down. The failure."""
