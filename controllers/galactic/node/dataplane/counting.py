@@ -7,6 +7,7 @@ request, and nothing on the way of a packet.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -83,10 +84,19 @@ class Counting:
 
     async def round(self) -> None:
         """Reads everything once, and writes the file. Raises Unreachable."""
-        readings = with_policies(await self._read(), await self.policy_drops() if self.policy_drops else {})
+        readings = with_policies(await self._read(), await self._dropped())
         self.ledger.observe(now(), self._store.attachments, readings, names.host_end)
         self.node_drops = node_drops(drops(in_use()), unrouted4())
         self.save()
+
+    async def _dropped(self) -> dict[str, int]:
+        """By host end; as before where the rules' part does not know yet, or cannot read them."""
+        devices = self.ledger.devices.items()
+        dropped = {names.host_end(*key): device.counters.policy for key, device in devices}
+        if self.policy_drops is not None:
+            with suppress(GalacticError):
+                dropped |= await self.policy_drops()
+        return dropped
 
     def detaching(self, key: Key) -> None:
         """An attachment is about to go, and its device with it."""
