@@ -173,10 +173,10 @@ class Triggers(Listener):
         if pod_view(old) != pod_view(new):
             self._select(key[0], old, new)
         for pod in (old, new):
-            if pod is not None and (old is None or new is None or _pod_view(old) != _pod_view(new)):
+            if pod is not None and (delay := _delay(old, new)) is not None:
                 for attachment in ((key[0], name) for name in pod.attachments):
                     if self._caches.attachments.get(attachment) is not None:
-                        self._queue.add(("attachment", attachment))
+                        self._queue.add(("attachment", attachment), delay)
 
 
 def _stateful_set(attachment: VpcAttachment | Invalid | None) -> str:
@@ -219,7 +219,17 @@ def _node_view(node: Node) -> object:
 def _pod_view(pod: Pod) -> object:
     """The part of a Pod that its attachment depends on."""
     leaving = pod.metadata.deletion_timestamp is not None
-    return pod.metadata.uid, pod.live, pod.node, pod.place.started, leaving, pod.ordinal
+    return pod.metadata.uid, pod.live, pod.node, leaving, pod.ordinal
+
+
+def _delay(old: Pod | None, new: Pod | None) -> float | None:
+    """Seconds until an attachment follows a change of its Pod; None: it need not.
+
+    While a Pod starts, the router writes the endpoint: a status of that moment would be refused, and written again.
+    """
+    if old is None or new is None or _pod_view(old) != _pod_view(new):
+        return 0.0
+    return None if old.place.started == new.place.started else COUNT_SECONDS
 
 
 def _made_of(pod: Pod) -> object:
