@@ -115,6 +115,8 @@ async def test_writes_of_a_pod_that_is_bound_at_once(cluster):
     cluster.api.requests.clear()
     for number in range(50):
         pod(cluster, f"web-{number}")
+    await asyncio.sleep(0.02)  # as long as a scheduler takes
+    for number in range(50):
         bound(cluster, f"web-{number}")
     await cluster.settled()
     names = [f"web-{number}-own" for number in range(50)]

@@ -84,6 +84,16 @@ def test_an_operator_that_starts_gives_none_that_may_have_been_given_back_just_n
         assert pool.give("new") == nth(0)
 
 
+def test_the_highest_rests_as_well():
+    pool = Pool()
+    for number in range(4):
+        pool.give(f"n{number}")
+    pool.remove("n3")
+    pool.now = 100.0
+    pool.restart()
+    assert pool.give("n4") == REST
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     st.lists(
