@@ -1,12 +1,10 @@
 """Helpers of stories about the chart on real nodes: Helm, Galactic's pods, and traffic of the examples."""
 
-import json
 import os
 import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -103,52 +101,6 @@ def traffic(lab: Lab) -> Iterator[None]:
         # The last one may have been under way when ping was ended.
         lost = sorted(set(range(1, sent)) - received)
         assert not lost, f"{way}: of {sent} in {seconds:.0f} s these are lost: {lost}"
-
-
-POD: Final = {
-    "apiVersion": "v1",
-    "kind": "Pod",
-    "metadata": {
-        "generateName": "asked-",
-        "namespace": "blue",
-        "annotations": {"k8s.v1alpha.galactic.datumapis.com/vpc": "blue"},
-    },
-    "spec": {"containers": [{"name": "main", "image": "none"}]},
-}
-REQUESTS_PAUSE: Final = 0.3
-
-
-@contextmanager
-def requests(lab: Lab) -> Iterator[None]:
-    """Three requests a second of which none is refused: pods that ask the webhooks for an attachment, and are not
-    stored.
-    """
-    refusals: list[str] = []
-    answered = 0
-    ended = threading.Event()
-    command = [str(lab.assets.kubectl), f"--kubeconfig={lab.kubeconfig}", "create", "--dry-run=server"]
-
-    def ask() -> None:
-        nonlocal answered
-        while not ended.wait(REQUESTS_PAUSE):
-            began = time.strftime("%H:%M:%S")
-            done = subprocess.run(
-                [*command, "-f", "-"], input=json.dumps(POD), capture_output=True, text=True, check=False
-            )
-            if done.returncode:
-                refusals.append(f"{began}: {done.stderr.strip()}")
-            else:
-                answered += 1
-
-    thread = threading.Thread(target=ask)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join(ANSWER_SECONDS)
-    assert not refusals, f"{len(refusals)} of {answered + len(refusals)} requests: {refusals[:5]}"
-    assert answered, "no request was answered"
 
 
 def settled(lab: Lab) -> bool:

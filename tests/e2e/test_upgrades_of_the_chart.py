@@ -1,6 +1,6 @@
 """The chart is uninstalled, installed as it was in the version before, upgraded to the present one and rolled back, all
-under traffic of which nothing is lost; while it is upgraded and rolled back no request is refused. The image is this
-checkout's all the time, and so are the kinds: the API server drops fields that an earlier version's kinds do not have.
+under traffic of which nothing is lost. The image is this checkout's all the time, and so are the kinds: the API server
+drops fields that an earlier version's kinds do not have.
 """
 
 import json
@@ -21,7 +21,6 @@ from released import (
     ready,
     recreate,
     replaced,
-    requests,
     status,
     traffic,
 )
@@ -102,8 +101,7 @@ def test_an_upgrade_and_a_rollback_under_traffic(examples: Lab) -> None:
                 for uid, pod in pods(examples).items()
                 if pod["metadata"]["labels"][COMPONENT] != "broker"
             }
-            with requests(examples):
-                helm(examples, *step)
+            helm(examples, *step)
             if step[0] == "rollback":
                 assert not configured(examples)
                 earlier_configurations(examples)
