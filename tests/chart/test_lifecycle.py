@@ -786,7 +786,10 @@ def publishes_rules(release: Release) -> None:
         "apiVersion": f"{GROUP}/v1alpha",
         "kind": "VPCPolicy",
         "metadata": {"name": "rules", "namespace": "tenant"},
-        "spec": {"vpc": "blue", "ingress": [{"from": [{"attachmentSelector": {}}], "ports": [{"port": 80}]}]},
+        "spec": {
+            "vpc": {"name": "blue"},
+            "ingress": [{"from": [{"attachmentSelector": {}}], "ports": [{"port": 80}]}],
+        },
     }
     release.apply(manifest)
 

@@ -30,7 +30,11 @@ POD_VPC = "k8s.v1alpha.galactic.datumapis.com/vpc"
 
 
 def policy(name: str, selector: dict[str, Any] | None = None, /, **spec: Any) -> dict[str, Any]:
-    body = {"vpc": "vpc", "attachmentSelector": selector if selector is not None else app("web"), **spec}
+    body = {
+        "vpc": {"name": "vpc"},
+        "attachmentSelector": selector if selector is not None else app("web"),
+        **spec,
+    }
     return {"apiVersion": API, "kind": "VPCPolicy", "metadata": {"name": name}, "spec": body}
 
 
@@ -278,7 +282,8 @@ REFUSED = (
         {"attachmentSelector": {"matchExpressions": [{"key": "app", "operator": "Is"}]}},
         "operator 'Is' does not exist",
     ),
-    ({"vpc": "kube-system/none"}, "does not exist or does not admit namespace"),
+    ({"vpc": {"namespace": "kube-system", "name": "none"}}, "does not exist or does not admit namespace"),
+    ({"vpc": "kube-system/none"}, "kube-system/none does not exist or does not admit namespace"),
 )
 
 

@@ -57,7 +57,10 @@ class World:
         self.index.set_member(one, Member(VPC, labels, (address(one), address(one, 6))))
 
     def apply(self, space, name, **spec):
-        document = {"metadata": {"name": name, "namespace": space}, "spec": {"vpc": "x/vpc", **spec}}
+        document = {
+            "metadata": {"name": name, "namespace": space},
+            "spec": {"vpc": {"namespace": "x", "name": "vpc"}, **spec},
+        }
         parsed = policy(parse(VpcPolicy, document).spec)
         self.index.set_rules((space, name), Rules(VPC, space, "Policy", f"{space}/{name}", parsed))
 

@@ -7,6 +7,7 @@ from pydantic import ConfigDict, Field, StringConstraints
 from galactic.crds.model import Condition, Meta, Model
 from galactic.crds.rules import Rule, rules
 from galactic.crds.rulesets import Ruleset
+from galactic.names import API_VERSION
 
 MAX_PEERS: Final = 16
 """Peers that a VPC names."""
@@ -100,15 +101,27 @@ class PeerReference(Model):
     name: str = Field(description="The peer's name.", min_length=1, max_length=253)
 
 
+class VpcReference(Model):
+    """A VPC. Where kubectl applies it as text, NAME or NAMESPACE/NAME, the webhook writes these fields."""
+
+    api_version: str = Field(default=API_VERSION, description="The VPC's API version.")
+    kind: str = Field(default="VPC", description="VPC.")
+    name: str = Field(description="The VPC's name.", min_length=1, max_length=253)
+    namespace: str | None = Field(
+        default=None,
+        description="The VPC's namespace. Left out: that of the object which names it. Another one needs the VPC's "
+        "spec.allowedNamespaces.",
+        max_length=63,
+    )
+
+
 class FloorPolicy(Ruleset):
     """Rules of the attachments of other namespaces that attachmentSelector matches. Of peers, an attachmentSelector
     alone is about the VPC's own namespace.
     """
 
-    vpc: str | None = Field(
-        default=None,
-        max_length=317,
-        description="This VPC, NAME or NAMESPACE/NAME, as a VPCPolicy has it. Left out: the same.",
+    vpc: VpcReference | None = Field(
+        default=None, description="This VPC, as a VPCPolicy has it. Left out: the same."
     )
 
 

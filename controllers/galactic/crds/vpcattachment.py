@@ -6,8 +6,7 @@ from pydantic import ConfigDict, Field, StringConstraints
 
 from galactic.crds.model import Condition, Meta, Model
 from galactic.crds.rules import Rule, rules
-from galactic.crds.vpc import MAX_PEERS, Cidr, VpcIdentifier
-from galactic.names import API_VERSION
+from galactic.crds.vpc import MAX_PEERS, Cidr, VpcIdentifier, VpcReference
 
 MAX_ADDRESSES: Final = 16
 MAX_ROUTES: Final = 256
@@ -63,20 +62,6 @@ ROUTE_FAMILY: Final = Rule(
     "self.via + ' is not of the family of ' + self.destination + '; give an address of the same family'",
     ".via",
 )
-
-
-class VpcReference(Model):
-    """The VPC to attach to."""
-
-    api_version: str = Field(default=API_VERSION, description="The VPC's API version.")
-    kind: str = Field(default="VPC", description="VPC.")
-    name: str = Field(description="The VPC's name.", min_length=1, max_length=253)
-    namespace: str | None = Field(
-        default=None,
-        description="The VPC's namespace. Left out: the attachment's own. Another one needs the VPC's "
-        "spec.allowedNamespaces.",
-        max_length=63,
-    )
 
 
 class Interface(Model):

@@ -1,26 +1,18 @@
 """The VPCPolicy kind: rules inside a VPC, for attachments of one namespace."""
 
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
-from pydantic import Field, StringConstraints
+from pydantic import Field
 
 from galactic.crds.model import Condition, Meta, Model
 from galactic.crds.rulesets import Ruleset
-
-VpcName = Annotated[
-    str,
-    StringConstraints(
-        pattern=r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?/)?[a-z0-9]([-.a-z0-9]*[a-z0-9])?$",
-        min_length=1,
-        max_length=317,
-    ),
-]
+from galactic.crds.vpc import VpcReference
 
 
 class PolicySpec(Ruleset):
     """The rules of the attachments of this namespace that attachmentSelector matches."""
 
-    vpc: VpcName = Field(description="The VPC, NAME or NAMESPACE/NAME. Left out namespace: the policy's own.")
+    vpc: VpcReference = Field(description="The VPC inside which the rules hold.")
 
 
 class PolicyStatus(Model):
@@ -50,7 +42,7 @@ class VpcPolicy(Model):
     SCOPE: ClassVar = "Namespaced"
     RULES: ClassVar = ()
     COLUMNS: ClassVar = (
-        ("VPC", ".spec.vpc", "string"),
+        ("VPC", ".spec.vpc.name", "string"),
         ("Attachments", ".status.attachments", "integer"),
         ("Accepted", '.status.conditions[?(@.type=="Accepted")].status', "string"),
         ("Enforced", '.status.conditions[?(@.type=="Enforced")].status', "string"),

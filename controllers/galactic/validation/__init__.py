@@ -4,6 +4,6 @@
 attachment. ``grants``: whether a namespace may attach to a VPC. ``services``: Services that publish its addresses.
 Each raises ``galactic.errors.Rejected`` with field and remedy. ``holders``: how a refusal names the holder of an
 address. ``joining``: the permission to request an identifier. ``accepting``: which of a VPC's networks an attachment
-accepts. ``multus``: the networks in Multus' annotation of a Pod. ``peering``: which VPCs are peered; the router asks it
-too.
+accepts. ``references``: the VPC that another kind names. ``multus``: the networks in Multus' annotation of a Pod.
+``peering``: which VPCs are peered; the router asks it too.
 """

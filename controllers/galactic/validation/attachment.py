@@ -13,7 +13,6 @@ from galactic.crds.vpcattachment import (
     VpcAttachment,
 )
 from galactic.errors import Rejected
-from galactic.names import GROUP
 from galactic.validation.networks import (
     Address,
     Interface,
@@ -26,6 +25,7 @@ from galactic.validation.networks import (
     refuse_translated,
     within,
 )
+from galactic.validation.references import check_kind, referenced
 
 INTERFACE_LENGTH: Final = 15
 """The kernel's IFNAMSIZ, without the zero byte at its end."""
@@ -82,12 +82,7 @@ class ParsedAttachment:
 def parse_attachment(attachment: VpcAttachment, srv6_block: IPv6Network | None) -> ParsedAttachment:
     """The specification, checked by itself. Raises Rejected with field, value and remedy."""
     spec = attachment.spec
-    if spec.vpc.kind != "VPC" or spec.vpc.api_version.split("/")[0] != GROUP:
-        raise Rejected(
-            f"{spec.vpc.api_version} {spec.vpc.kind} is not a kind to attach to; give a VPC of {GROUP}",
-            reason="UnknownKind",
-            field="spec.vpc.kind",
-        )
+    check_kind(spec.vpc, "spec.vpc")
     interface_name(spec.interface.name)
     addresses = tuple(
         _interface(text, f"spec.interface.addresses[{index}]", srv6_block)
@@ -106,7 +101,7 @@ def parse_attachment(attachment: VpcAttachment, srv6_block: IPv6Network | None) 
         _refuse_repeated(limits, "spec.acceptedNetworks")
     return ParsedAttachment(
         accepted=limits if accepted is not None else None,
-        vpc=(spec.vpc.namespace or attachment.metadata.namespace, spec.vpc.name),
+        vpc=referenced(spec.vpc, attachment.metadata.namespace),
         interface=spec.interface.name,
         addresses=addresses,
         routes=routes,

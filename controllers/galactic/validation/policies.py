@@ -16,6 +16,7 @@ from galactic.crds.vpcpolicy import VpcPolicy
 from galactic.errors import Rejected
 from galactic.validation.grants import selects
 from galactic.validation.networks import Network, parse_network
+from galactic.validation.references import referenced
 
 Selector = str
 """A label selector as canonical JSON: equal selectors are equal texts."""
@@ -88,8 +89,8 @@ def closed(rules: Ruleset, field: str = "spec") -> Policy:
 
 def own_floor(floor: FloorPolicy, key: tuple[str, str], field: str) -> None:
     """Raises Rejected where a floor names another VPC than its own."""
-    if floor.vpc not in (None, key[1], "/".join(key)):
-        raise Rejected(f"{floor.vpc} is not this VPC; leave it out", field=field)
+    if floor.vpc is not None and (named := referenced(floor.vpc, key[0])) != key:
+        raise Rejected(f"{'/'.join(named)} is not this VPC; leave it out", field=field)
 
 
 def _types(rules: Ruleset) -> tuple[PolicyType, ...]:
@@ -99,8 +100,7 @@ def _types(rules: Ruleset) -> tuple[PolicyType, ...]:
 
 def vpc_of(found: VpcPolicy) -> tuple[str, str]:
     """The VPC that a policy names."""
-    namespace, slash, name = found.spec.vpc.partition("/")
-    return (namespace, name) if slash else (found.metadata.namespace, namespace)
+    return referenced(found.spec.vpc, found.metadata.namespace)
 
 
 def canonical(selector: Mapping[str, Any], field: str) -> Selector:

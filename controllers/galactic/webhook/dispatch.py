@@ -25,6 +25,7 @@ from galactic.validation.grants import granted, may_terminate, refusal, terminat
 from galactic.validation.holders import unnested
 from galactic.validation.networks import Network, parse_networks
 from galactic.validation.policies import own_floor, policy, vpc_of
+from galactic.validation.references import check_kind
 from galactic.validation.services import VPC_FIELD, checked, parse_service
 from galactic.webhook import nodesegment, pod, vpc, vpcattachment
 from galactic.webhook.annotations import unknown
@@ -33,6 +34,7 @@ from galactic.webhook.joins import Joins
 from galactic.webhook.metadata import bounded
 from galactic.webhook.nodesegment import Identities
 from galactic.webhook.record import AttachmentRecord, State, state
+from galactic.webhook.reference import written_out
 from galactic.webhook.review import ALLOWED, Answer, Request
 from galactic.webhook.service import mutated
 
@@ -67,9 +69,9 @@ class Dispatcher:
         self._cluster, self._rules, self._joins = cluster, rules, joins
 
     async def mutate(self, request: Request) -> Answer:
-        """The patch of a Pod or a Service."""
-        handler = self._mutate_service if request.resource == SERVICES.plural else self._mutate_pod
-        return await self._answered(request, handler)
+        """The patch of a Pod, of a Service, or of an object that names its VPC in short."""
+        handlers = {PODS.plural: self._mutate_pod, SERVICES.plural: self._mutate_service}
+        return await self._answered(request, handlers.get(request.resource, self._mutate_reference))
 
     async def validate(self, request: Request) -> Answer:
         """Whether the object may be stored."""
@@ -124,6 +126,9 @@ class Dispatcher:
             checked(service)
             await self._require_grant(service.vpc, request.namespace, VPC_FIELD)
         return mutated(service, request.new)
+
+    async def _mutate_reference(self, request: Request) -> Answer:
+        return written_out(request.new)
 
     async def _validate_pod(self, request: Request) -> Answer:
         requester = pod.parse(request.new, request.namespace)
@@ -220,6 +225,7 @@ class Dispatcher:
         if old is not None and request.new.get("spec") == old.get("spec"):
             return ALLOWED
         new = parse(VpcPolicy, request.new)
+        check_kind(new.spec.vpc, "spec.vpc")
         policy(new.spec)
         vpc = vpc_of(new)
         before = _stored(VpcPolicy, old)

@@ -96,7 +96,7 @@ def test_findings(state: dict[str, Any], reasons: list[str]) -> None:
     things["VPCPolicy db"] = {
         "kind": "VPCPolicy",
         "metadata": {"name": "db", "namespace": "blue"},
-        "spec": {"vpc": "blue"},
+        "spec": {"vpc": {"name": "blue"}},
         "status": {"conditions": [state]},
     }
     assert [one.reason for one in findings(snapshot(things)) if one.about == "VPCPolicy blue/db"] == reasons

@@ -16,7 +16,7 @@ from galactic.names import ATTACHMENT_ANNOTATION, ATTACHMENT_LABEL, GENERATED, V
 
 
 def policy(cluster, name="deny", namespace="default", **spec):
-    body = {"metadata": {"name": name}, "spec": {"vpc": "v", **spec}}
+    body = {"metadata": {"name": name}, "spec": {"vpc": {"name": "v"}, **spec}}
     return cluster.api.put(VPC_POLICIES, body, namespace)
 
 
@@ -156,10 +156,10 @@ async def test_a_node_that_cannot_enforce_is_named(cluster, kind, enforced):
 
 async def test_a_namespace_without_a_part_in_the_vpc(cluster):
     cluster.vpc("v")
-    policy(cluster, namespace="other", vpc="default/v")
+    policy(cluster, namespace="other", vpc={"namespace": "default", "name": "v"})
     await cluster.settled()
     assert cluster.condition("Accepted", "deny", "other", VPC_POLICIES)["reason"] == "NotGranted"
-    policy(cluster, "lost", vpc="none")
+    policy(cluster, "lost", vpc={"name": "none"})
     await cluster.settled()
     assert cluster.condition("Accepted", "lost", resource=VPC_POLICIES)["reason"] == "VPCNotFound"
 

@@ -559,7 +559,7 @@ async def test_a_service_that_cannot_be_published_is_refused(
 
 
 def policy(namespace: str = "net", **spec: Any) -> dict[str, Any]:
-    return {"metadata": {"name": "rules", "namespace": namespace}, "spec": {"vpc": "blue", **spec}}
+    return {"metadata": {"name": "rules", "namespace": namespace}, "spec": {"vpc": {"name": "blue"}, **spec}}
 
 
 @pytest.mark.parametrize(
@@ -609,7 +609,9 @@ def policy(namespace: str = "net", **spec: Any) -> dict[str, Any]:
             id="in-nothing",
         ),
         pytest.param(
-            {"vpc": "other/blue"}, "spec.vpc: VPC other/blue does not exist or does not admit", id="vpc"
+            {"vpc": {"namespace": "other", "name": "blue"}},
+            "spec.vpc: VPC other/blue does not exist or does not admit",
+            id="vpc",
         ),
     ],
 )
@@ -620,10 +622,25 @@ async def test_rules(dispatcher: Dispatcher, api: MemoryApi, spec: dict[str, Any
 
 
 @pytest.mark.parametrize(
+    ("named", "written"),
+    [
+        ("blue", {"name": "blue"}),
+        ("net/blue", {"namespace": "net", "name": "blue"}),
+        ({"name": "blue"}, None),
+        (None, None),
+    ],
+)
+async def test_a_vpc_is_named_in_short(dispatcher: Dispatcher, named: object, written: object) -> None:
+    answer = await dispatcher.mutate(request(VPC_POLICIES, policy(vpc=named)))
+    patch = () if written is None else ({"op": "replace", "path": "/spec/vpc", "value": written},)
+    assert (answer.refusal, answer.patch) == (None, patch)
+
+
+@pytest.mark.parametrize(
     ("floor", "refusal"),
     [
-        ({"policyTypes": ["Ingress"], "vpc": "blue"}, ""),
-        ({"vpc": "red"}, "spec.policies[0].vpc: red is not this VPC; leave it out"),
+        ({"policyTypes": ["Ingress"], "vpc": {"name": "blue"}}, ""),
+        ({"vpc": {"name": "red"}}, "/red is not this VPC; leave it out"),
         (
             {"ingress": [{"from": [{}]}]},
             "spec.policies[0].ingress[0].from[0]: a peer without any field means nothing",
