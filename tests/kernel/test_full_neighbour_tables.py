@@ -21,7 +21,7 @@ from galactic.linux import kept_neighbours, neighbours
 from galactic.linux.kernel import LinuxKernel
 from galactic.node.dataplane import plan
 
-pytestmark = [pytest.mark.vrf, pytest.mark.every_kernel]
+pytestmark = pytest.mark.vrf
 
 BY_FAMILY = pytest.mark.parametrize("family", [4, 6], ids=["IPv4", "IPv6"])
 SOURCES = 1200
