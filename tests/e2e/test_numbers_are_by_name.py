@@ -79,7 +79,7 @@ def galactic(tenant: Tenant, *words: str, ok: tuple[int, ...] = (0,)) -> Any:
     argv = [str(GALACTIC), *words, "-o", "json"]
     variables = os.environ | {"GALACTIC_DATABASE_URL": tenant.lab.state.database_url()}
     if words[0] != "usage":
-        argv += ["--kubeconfig", str(tenant.lab.kubeconfig)]
+        argv += ["--kubeconfig", str(tenant.lab.kubeconfig), "--request-timeout", str(ANSWER_SECONDS - 60)]
     done = subprocess.run(
         argv, capture_output=True, text=True, env=variables, check=False, timeout=ANSWER_SECONDS
     )
