@@ -140,7 +140,13 @@ class Release:
         )
 
     def ready(self, what: str) -> Callable[[], bool]:
-        return lambda: bool(self.lab.get(*what.split()).get("status", {}).get("ready"))
+        """Whether the object exists and is ready."""
+
+        def is_ready() -> bool:
+            shown = self.lab.kubectl("get", *what.split(), "-o", "json", "--ignore-not-found")
+            return bool(shown and json.loads(shown).get("status", {}).get("ready"))
+
+        return is_ready
 
 
 @pytest.fixture(scope="module")
