@@ -60,6 +60,10 @@ _DIGITS: Final = string.digits + string.ascii_lowercase + string.ascii_uppercase
 _VALUES: Final = {digit: value for value, digit in enumerate(_DIGITS)}
 _VPC_WIDTH: Final = 9  # base62 digits that hold 48 bits
 _FUNCTION_WIDTH: Final = 3  # base62 digits that hold 16 bits
+ENDS: Final = "HVEM"
+"""Last letters of interface names: host end, VRF, and the ends of a gateway's way out in the VRF and in the table
+main.
+"""
 
 
 def base62(number: int) -> str:
@@ -132,6 +136,16 @@ def host_end(vpc: int, function: int) -> str:
     return _interface(vpc, function, "H")
 
 
+def exit_end(vpc: int, function: int) -> str:
+    """The end in the VRF of the veth pair by which a VPCGateway leads out, e.g. ``G0000000jU00GE``."""
+    return _interface(vpc, function, "E")
+
+
+def main_end(vpc: int, function: int) -> str:
+    """Its other end, which is in no VRF: packets there are looked up in the table main."""
+    return _interface(vpc, function, "M")
+
+
 def vrf(vpc: int) -> str:
     """The VRF of a VPC on a node. It is per VPC, so its attachment digits are ``000``."""
     return _interface(vpc, 0, "V")
@@ -142,8 +156,8 @@ def _interface(vpc: int, function: int, end: str) -> str:
 
 
 def parse_interface(name: str) -> tuple[int, int, str] | None:
-    """(vpc, function, end) of one of our interface names, ``end`` one of H, V; None for other names."""
-    if len(name) != 2 + _VPC_WIDTH + _FUNCTION_WIDTH or name[0] != "G" or name[-1] not in "HV":
+    """(vpc, function, end) of one of our interface names, ``end`` one of ENDS; None for other names."""
+    if len(name) != 2 + _VPC_WIDTH + _FUNCTION_WIDTH or name[0] != "G" or name[-1] not in ENDS:
         return None
     try:
         vpc = from_base62(name[1 : 1 + _VPC_WIDTH])

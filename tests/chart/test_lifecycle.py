@@ -325,6 +325,7 @@ def test_its_programs_do_their_work(release: Release) -> None:
     eventually("an ordinal has its own", release.ready("vpcattachment db-0 -n tenant"))
     publishes_addresses(release)
     publishes_rules(release)
+    leads_out(release)
     lab.kubectl("scale", "statefulset", "db", "-n", "tenant", "--replicas=0")
     left = lambda: lab.kubectl("get", "vpcattachment", "db-0", "-n", "tenant", "--ignore-not-found")  # noqa: E731
     eventually("it is released", lambda: not left())
@@ -815,6 +816,31 @@ def publishes_rules(release: Release) -> None:
     lab.kubectl("delete", "vpcpolicy", "rules", "-n", "tenant")
     eventually("the slices are deleted", lambda: not lab.get("policyslices")["items"])
     eventually("the attachment has none", lambda: not listed())
+
+
+def leads_out(release: Release) -> None:
+    """A VPCGateway: it waits for a Node, and the API server's own address is refused."""
+    lab = release.lab
+    manifest = {
+        "apiVersion": f"{GROUP}/v1alpha",
+        "kind": "VPCGateway",
+        "metadata": {"name": "way", "namespace": "tenant"},
+        "spec": {"vpc": "blue", "nodeSelector": {"edge": "none"}, "snat": {"addresses": ["203.0.113.1"]}},
+    }
+    release.apply(manifest)
+
+    def reason() -> str:
+        status = lab.get("vpcgateway", "way", "-n", "tenant").get("status") or {}
+        return next((one["reason"] for one in status.get("conditions") or () if one["type"] == "Ready"), "")
+
+    eventually("it has no node", lambda: reason() == "NoNodes")
+    manifest["spec"] = {
+        **manifest["spec"],
+        "snat": {"addresses": [lab.get("service", "kubernetes")["spec"]["clusterIP"]]},
+    }
+    release.apply(manifest)
+    eventually("an address of a Service is refused", lambda: reason() == "AddressInUse")
+    lab.kubectl("delete", "vpcgateway", "way", "-n", "tenant")
 
 
 def stateful_set(name: str, vpc_name: str) -> dict[str, Any]:

@@ -198,6 +198,22 @@ CASES: dict[str, Case] = {
         "value: api-1,api-2",
     ),
     "webhook.maxInFlight": (nested("webhook.maxInFlight", 42), 'value: "42"'),
+    "gateways.addresses": (
+        nested("gateways.addresses", ["192.0.2.42/32"]),
+        "gateway_addresses:\n    - 192.0.2.42/32",
+    ),
+    "gateways.nodeSelector": (
+        nested("gateways.nodeSelector", {"edge": "42"}),
+        'gateway_node_selector:\n      edge: "42"',
+    ),
+    "gateways.forbidden": (
+        nested("gateways.forbidden", ["192.0.2.42/32"]),
+        "gateway_forbidden:\n    - 192.0.2.42/32",
+    ),
+    "gateways.allowed": (
+        nested("gateways.allowed", ["192.0.2.42/32"]),
+        "gateway_allowed:\n    - 192.0.2.42/32",
+    ),
     "operator.namespaceNetworks": (nested("operator.namespaceNetworks", 42), "namespace_networks: 42"),
     "operator.unattachedAfter": (nested("operator.unattachedAfter", 42), "unattached_after: 42"),
     "operator.scaledDownRetention": (

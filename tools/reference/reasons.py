@@ -118,6 +118,11 @@ CONDITIONS: Final = {
         "Accepted": "the specification is valid, and the namespace has a part in the VPC",
         "Enforced": "the nodes of its attachments enforce it, or it selects none",
     },
+    "VPCGateway": {
+        "Ready": "packets of each family are led out by one node at least",
+        "Accepted": "the specification is valid, and the operator allows it",
+        "Redundant": "as many nodes lead out each family as `spec.replicas` asks for",
+    },
     "NodeSegment": {
         "Ready": "pods can be attached to this node",
         "Accepted": "False: the operator rejects the prefix; absent otherwise",
@@ -130,6 +135,7 @@ CONDITIONS: Final = {
         "Underlay": "the interface towards the other nodes, and its MTU",
         "MultusConfigured": "Multus' CNI configuration is the runtime's first; absent without `cni_conf_dir`",
         "Neighbours": "every pod that is attached answers ARP and neighbour discovery for its addresses",
+        "Gateways": "the rules of the ways out of VPCs by this node are in the kernel",
         "PathMTU": "no router has reported a link to another node that is smaller than the underlay's interface",
         "PacketFilter": "Galactic's chains are installed; the message names the backend",
         "SourceValidation": "pods cannot use addresses that are not theirs",

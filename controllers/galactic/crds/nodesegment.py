@@ -83,6 +83,11 @@ class SegmentStatus(Model):
     counts: SegmentCounts | None = Field(
         default=None, description="Numbers of VPCs and endpoints on the node."
     )
+    gateways: tuple[str, ...] = Field(
+        default=(),
+        max_length=MAX_ENDPOINTS,
+        description="The SIDs of the VPCGateways whose way out is in the node's kernel.",
+    )
     node: SegmentNode | None = Field(
         default=None, description="The node's kernel, version and encapsulation."
     )

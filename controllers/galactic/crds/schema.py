@@ -19,10 +19,11 @@ from galactic.crds.policyslice import PolicySlice
 from galactic.crds.rules import EXTENSION, rules
 from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import VpcAttachment
+from galactic.crds.vpcgateway import VpcGateway
 from galactic.crds.vpcpolicy import VpcPolicy
 from galactic.names import GROUP, VERSION
 
-KINDS: Final[tuple[type[Any], ...]] = (Vpc, VpcAttachment, NodeSegment, VpcPolicy, PolicySlice)
+KINDS: Final[tuple[type[Any], ...]] = (Vpc, VpcAttachment, VpcGateway, NodeSegment, VpcPolicy, PolicySlice)
 _KEPT: Final = (
     "type",
     "description",

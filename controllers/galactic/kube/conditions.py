@@ -27,6 +27,8 @@ NETWORKS_ACCEPTED: Final = "NetworksAccepted"
 """Of an attachment: absent unless it declines networks of its VPC."""
 PEERED: Final = "Peered"
 """Of a VPC: absent unless it names peers, or a VPC names it."""
+REDUNDANT: Final = "Redundant"
+"""Of a VPCGateway: whether as many nodes lead out as it asks for."""
 MULTUS: Final = "MultusConfigured"
 """Of a NodeSegment, written by its node: absent where the node does not check Multus."""
 

@@ -13,7 +13,7 @@ from galactic.kube.reflector import Reflector, Selection
 class Follower:
     """Remembers of each object the resource version only. ``changed(key, new)``: None for an object that was deleted.
 
-    ``run``, ``synced`` and ``connected`` are a Reflector's.
+    ``run``, ``synced`` and ``connected`` are a Reflector's. ``listed`` is called after each complete list.
     """
 
     def __init__(
@@ -22,8 +22,9 @@ class Follower:
         selection: Selection,
         changed: Callable[[Key, Object | None], None],
         connection: Callable[[bool], None] | None = None,
+        listed: Callable[[], None] | None = None,
     ) -> None:
-        self._changed = changed
+        self._changed, self._listed = changed, listed
         self._versions: dict[Key, str] = {}
         self._gone: set[Key] = set()  # not in the list under way, so far
         self._reflector = Reflector(api, selection, self, connection)
@@ -52,6 +53,8 @@ class Follower:
         for key in self._gone:
             self._set(key, None)
         self._gone = set()
+        if self._listed:
+            self._listed()
 
     def event(self, event: Event) -> None:
         self._set(key_of(event.object), None if event.type == "DELETED" else event.object)
@@ -74,8 +77,8 @@ class Changed(Protocol):
 class Informer:
     """The selected objects as the API server last reported them.
 
-    ``run``, ``synced`` and ``connected`` are a Reflector's. ``keep`` gives the part of an object that is remembered and
-    that ``changed`` gets.
+    ``run``, ``synced`` and ``connected`` are a Reflector's. ``listed`` is called after each complete list. ``keep``
+    gives the part of an object that is remembered and that ``changed`` gets.
     """
 
     def __init__(
@@ -86,10 +89,11 @@ class Informer:
         *,
         connection: Callable[[bool], None] | None = None,
         keep: Callable[[Object], Object] | None = None,
+        listed: Callable[[], None] | None = None,
     ) -> None:
         self._changed, self._keep = changed, keep
         self.objects: dict[Key, Object] = {}
-        self._follower = Follower(api, selection, self._set, connection)
+        self._follower = Follower(api, selection, self._set, connection, listed)
         self.synced = self._follower.synced
 
     @property

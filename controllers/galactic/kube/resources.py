@@ -36,6 +36,7 @@ class Resource:
 
 VPCS = Resource(GROUP, VERSION, "vpcs", "VPC")
 VPC_ATTACHMENTS = Resource(GROUP, VERSION, "vpcattachments", "VPCAttachment")
+VPC_GATEWAYS = Resource(GROUP, VERSION, "vpcgateways", "VPCGateway")
 NODE_SEGMENTS = Resource(GROUP, VERSION, "nodesegments", "NodeSegment", namespaced=False)
 VPC_POLICIES = Resource(GROUP, VERSION, "vpcpolicies", "VPCPolicy")
 POLICY_SLICES = Resource(GROUP, VERSION, "policyslices", "PolicySlice", namespaced=False)
@@ -51,6 +52,7 @@ DAEMON_SETS = Resource("apps", "v1", "daemonsets", "DaemonSet")
 STATEFUL_SETS = Resource("apps", "v1", "statefulsets", "StatefulSet")
 SERVICES = Resource("", "v1", "services", "Service")
 ENDPOINT_SLICES = Resource("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice")
+SERVICE_CIDRS = Resource("networking.k8s.io", "v1", "servicecidrs", "ServiceCIDR", namespaced=False)
 CONFIG_MAPS = Resource("", "v1", "configmaps", "ConfigMap")
 SECRETS = Resource("", "v1", "secrets", "Secret")
 ACCESS_REVIEWS = Resource(

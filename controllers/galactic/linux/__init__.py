@@ -10,6 +10,7 @@ events                 notifications of changes by other programs
 neighbours, echo       ARP and neighbour discovery; echo requests from inside a namespace
 kept_neighbours        neighbours that work while the kernel's table of them is full
 link_counters, capture traffic that devices counted; a pod's packets at every device
+liveness               echo requests to other nodes, again and again
 too_big                packet-too-big messages about SRv6 packets, and their answers
 namespace              network namespaces, and sockets inside them
 sysctl, underlay       sysctls; the interface of the SRv6 packets

@@ -129,7 +129,7 @@ class Devices:
                 await self._route.link("set", index=index, master=self._master(link))
             if link.mtu and present.mtu != link.mtu:
                 await self._route.link("set", index=index, mtu=link.mtu)
-                if link.peer:
+                if link.peer and link.peer[0]:
                     _set_mtu(*link.peer, link.mtu)
             if link.mac and present.mac != link.mac:
                 await self._route.link("set", index=index, address=link.mac)
@@ -166,6 +166,9 @@ class Devices:
         peer: dict[str, Any] = {"ifname": peer_name}
         if link.mtu:
             peer["mtu"] = link.mtu
+        if not path:
+            await self._route.link("add", **given, peer=peer)
+            return
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             await self._route.link("add", **given, peer=peer | {"net_ns_fd": fd})

@@ -14,6 +14,8 @@ from galactic.linux.objects import (
     IPV6_METRIC,
     LENGTHS,
     PROTOCOL,
+    WAY_OUT_METRIC,
+    Balanced,
     Direct,
     Encap,
     EncapMode,
@@ -74,6 +76,10 @@ _NUMBER: Final = struct.Struct("=HHI")
 _U32: Final = struct.Struct("=I")
 _ERROR: Final = struct.Struct("=i")
 _NEXT_HOP: Final = struct.Struct("=HxxI")  # rtnexthop: length, flags, hops, ifindex
+_HOP: Final = struct.Struct("=HBBI")
+"""The same, with flags and hops."""
+_ANY_GATEWAY: Final = bytes.fromhex("fe80") + bytes(13) + b"\1"
+"""IPv6 has several next hops of a route only where each has a gateway; an encapsulation does not look at it."""
 _HEAD: Final = HEADER.size + _ROUTE.size
 _KEY_SIZES: Final = {_KEY.size + 4: socket.AF_INET, _KEY.size + 16: socket.AF_INET6}
 
@@ -139,8 +145,9 @@ class Encoder:
         return message
 
     def _message(self, kind: int, flags: int, key: RouteKey, target: RouteTarget, sequence: int) -> bytes:
-        route_type, scope, route_flags, tail = self._target(target)
         table, metric, length = _KEY.unpack_from(key)
+        six = _KEY_SIZES[len(key)] == socket.AF_INET6
+        route_type, scope, route_flags, tail = self._target(target, six)
         destination = key[_KEY.size :]
         family = _KEY_SIZES[len(key)]
         if family == socket.AF_INET6:
@@ -159,7 +166,9 @@ class Encoder:
         )
         return message + tail
 
-    def _target(self, target: RouteTarget) -> tuple[int, int, int, bytes]:
+    def _target(  # noqa: PLR0911 - one a kind
+        self, target: RouteTarget, six: bool
+    ) -> tuple[int, int, int, bytes]:
         """Route type, IPv4 scope, route flags, attributes."""
         if type(target) is Encap:
             tail = self._device(target.device) + _ENCAP_HEADS[target.mode] + target.segment + _ENCAP_TAIL
@@ -172,12 +181,22 @@ class Encoder:
             case Via(device, gateway):
                 tail = self._device(device) + _attribute(_RTA_GATEWAY, gateway)
                 return _RTN_UNICAST, _SCOPE_UNIVERSE, _RTNH_F_ONLINK, tail
+            case Balanced():
+                return _RTN_UNICAST, _SCOPE_LINK, 0, self._hops(target, six)
             case EndDT46(device, table):
                 action = _NUMBER.pack(8, _SEG6_LOCAL_ACTION, _ACTION_END_DT46)
                 action += _NUMBER.pack(8, _SEG6_LOCAL_VRFTABLE, table)
                 return _RTN_UNICAST, _SCOPE_LINK, 0, self._device(device) + _encap(_ENCAP_SEG6_LOCAL, action)
             case _:
                 return 0, _SCOPE_NOWHERE, 0, b""
+
+    def _hops(self, target: Balanced, six: bool) -> bytes:
+        """Several next hops (``struct rtnexthop``)."""
+        index, hops = self._index(target.device), b""
+        for segment, weight in target.hops:
+            tail = (_RTA_GATEWAY_SIX if six else b"") + _ENCAP_HEADS[target.mode] + segment + _ENCAP_TAIL
+            hops += _HOP.pack(_HOP.size + len(tail), 0, weight - 1, index) + tail
+        return _attribute(_RTA_MULTIPATH, hops)
 
     def _device(self, name: str) -> bytes:
         made = self._devices.get(name)
@@ -231,7 +250,7 @@ class Decoder:
             return
         destination = b"\0\0\0\0" if family == socket.AF_INET else bytes(16)
         metric = index = encap_type = 0
-        gateway = encap = b""
+        gateway = encap = hops = b""
         known = not tos
         position += _ROUTE.size
         unpack, number = _ATTRIBUTE.unpack_from, _U32.unpack_from
@@ -252,18 +271,48 @@ class Decoder:
                 encap_type = data[position + 4] | data[position + 5] << 8
             elif kind == _RTA_GATEWAY:
                 gateway = data[position + 4 : position + size]
-            elif kind in (_RTA_MULTIPATH, _RTA_VIA, _RTA_NH_ID):
+            elif kind == _RTA_MULTIPATH:
+                hops = data[position + 4 : position + size]
+            elif kind in (_RTA_VIA, _RTA_NH_ID):
                 known = False
             position += size + 3 & ~3
         if metric == IPV6_METRIC and family == socket.AF_INET6:
             metric = 0
-        if index == self._encaps and encap_type == _ENCAP_SEG6 and known and not gateway and self._sink:
+        if (
+            index == self._encaps
+            and encap_type == _ENCAP_SEG6
+            and known
+            and not gateway
+            and self._sink
+            and metric != WAY_OUT_METRIC
+        ):
             size = len(self._head)
             if encap[:size] == self._head and len(encap) == size + 16:
                 self._sink(table, LENGTHS[length] + destination, metric, encap[size:])
                 return
         key = _KEY.pack(table, metric, length) + destination
+        if hops:
+            self.routes[key] = self._balanced(hops) if known else Other()
+            return
         self.routes[key] = self._target(route_type if known else 0, index, gateway, encap_type, encap)
+
+    def _balanced(self, data: bytes) -> RouteTarget:
+        """Several next hops, if each is an encapsulation on the same device."""
+        found: list[tuple[Encap, int]] = []
+        position = 0
+        while position + _HOP.size <= len(data):
+            size, _, hops, index = _HOP.unpack_from(data, position)
+            parts = dict(attributes(data[position + _HOP.size : position + size]))
+            kind = int.from_bytes(parts.get(_RTA_ENCAP_TYPE, b"")[:2], "little")
+            target = _encap_target(self._name(index), b"", kind, parts.get(_RTA_ENCAP, b"")) if kind else None
+            if not isinstance(target, Encap) or parts.get(_RTA_GATEWAY, _ANY_GATEWAY) != _ANY_GATEWAY:
+                return Other()
+            found.append((target, hops + 1))
+            position += max(size + 3 & ~3, _HOP.size)
+        if len({(target.device, target.mode) for target, _ in found}) != 1:
+            return Other()
+        first = found[0][0]
+        return Balanced(first.device, tuple((target.segment, weight) for target, weight in found), first.mode)
 
     def _target(
         self, route_type: int, index: int, gateway: bytes, encap_type: int, encap: bytes
@@ -393,6 +442,9 @@ _ENCAP_HEADS: Final = {
     for mode, head in _NESTED_HEADS.items()
 }
 _ENCAP_TAIL: Final = _attribute(_RTA_ENCAP_TYPE, struct.pack("=H", _ENCAP_SEG6))
+
+
+_RTA_GATEWAY_SIX: Final = _attribute(_RTA_GATEWAY, _ANY_GATEWAY)
 
 
 def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:

@@ -32,6 +32,10 @@ HOST_ENDS: Final = 0x9A
 """The device group (``ip link show group 154``) of every host end, by which the packet filter knows them."""
 UNREACHABLE_METRIC: Final = 4278198272
 """The metric that the kernel's VRF documentation gives a VRF's default of last resort."""
+WAY_OUT_METRIC: Final = 4261412864
+"""The metric of a VPC's default route through its gateways: after every route of an attachment, before the last
+resort.
+"""
 LOOPBACK_DEVICE: Final = "lo-galactic"
 """The dummy that carries the node's SRv6 loopback address."""
 IPV6_METRIC: Final = 1024
@@ -48,7 +52,9 @@ class Link(NamedTuple):
     table: int = 0  # of a VRF
     master: str = ""  # name of the VRF that the device is enslaved to
     mtu: int = 0  # 0: the kernel's default, whatever it is
-    peer: tuple[str, str] | None = None  # not compared: where it is cannot be read
+    peer: tuple[str, str] | None = (
+        None  # not compared: where it is cannot be read; path "": in the same namespace
+    )
     up: bool = True  # a plan never asks for anything else; reading may find otherwise
     ifindex: int = 0  # not compared: only read; another one means that the device was created again
     mac: str = ""  # empty: whatever it is
@@ -103,6 +109,19 @@ class Encap(NamedTuple):
     mode: EncapMode
 
 
+class Balanced(NamedTuple):
+    """Several ``Encap``, by the hash of a packet's addresses: ``hops`` has each packed segment with its weight (1 to
+    256).
+
+    A weight is the width of a part of the hash's range, in the order of ``hops`` (net/ipv4/fib_semantics.c,
+    net/ipv6/route.c).
+    """
+
+    device: str
+    hops: tuple[tuple[bytes, int], ...]
+    mode: EncapMode
+
+
 class EndDT46(NamedTuple):
     """``encap seg6local action End.DT46 vrftable TABLE dev DEVICE`` (RFC 8986 §4.8)."""
 
@@ -121,7 +140,7 @@ NeighbourState = Literal[
 ]
 """As ``ip neighbour`` prints it; NONE where the kernel has no entry."""
 
-RouteTarget = Unreachable | Direct | Via | Encap | EndDT46 | Other
+RouteTarget = Unreachable | Direct | Via | Encap | Balanced | EndDT46 | Other
 RouteKey = bytes
 """Table, metric, prefix length and packed address: see ``route_key``. Bytes, because there may be 100,000."""
 

@@ -15,6 +15,7 @@ from galactic.linux.namespace import Namespace
 from galactic.linux.objects import (
     LOOPBACK_DEVICE,
     MAIN_TABLE,
+    Balanced,
     Encap,
     EndDT46,
     Link,
@@ -56,6 +57,7 @@ class Preflight:
     kernel: str
     encap: Encapsulation
     findings: tuple[Finding, ...]
+    multipath: bool = True  # IPv4 routes may have several next hops
 
     @property
     def ok(self) -> bool:
@@ -89,11 +91,12 @@ async def preflight() -> Preflight:
         kernel = LinuxKernel(namespace)
         try:
             findings += [await trial.made(kernel) for trial in _trials()]
+            multipath = (await _MULTIPATH.made(kernel)).ok
         finally:
             kernel.close()
     can = {finding.name for finding in findings if finding.ok}
     encap: Encapsulation = "encap.red" if "ReducedEncapsulation" in can else "encap"
-    return Preflight(release, encap, _corrected(findings, release))
+    return Preflight(release, encap, _corrected(findings, release), multipath)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +144,23 @@ def _trials() -> Iterator[_Trial]:
     yield _Trial("Encapsulation", full, "seg6 encap", f"needs {seg6}")
     reduced = Objects(routes={inner: Encap(_VETH, segment, "encap.red")})
     yield _Trial("ReducedEncapsulation", reduced, "seg6 encap.red", _REDUCED, required=False)
+
+
+_UNNAMED: Final = ""
+_MULTIPATH: Final = _Trial(
+    _UNNAMED,
+    wanted=Objects(
+        routes={
+            route_key(_TABLE, ip_network("198.51.100.0/24")): Balanced(
+                _VETH, ((_SEGMENT.packed, 1), ((_SEGMENT + 1).packed, 1)), "encap"
+            )
+        }
+    ),
+    what="several next hops",
+    remedy="needs a kernel with CONFIG_IP_ROUTE_MULTIPATH",
+    required=False,
+)
+"""No finding: without it a node uses one gateway of a VPC for IPv4."""
 
 
 def _module(name: str) -> str:

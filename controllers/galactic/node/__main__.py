@@ -16,6 +16,7 @@ from galactic.launch import Health, launch
 from galactic.linux import link_counters
 from galactic.linux.events import Changed, Events
 from galactic.linux.kernel import LinuxKernel
+from galactic.linux.liveness import EchoSocket
 from galactic.linux.namespace import Namespace
 from galactic.linux.nftables import Nftables, lacking
 from galactic.linux.too_big import TooBigSocket
@@ -26,6 +27,8 @@ from galactic.node.cni.server import Server
 from galactic.node.dataplane.adapter import LinuxHost
 from galactic.node.dataplane.counting import Counting, now
 from galactic.node.dataplane.events import follow
+from galactic.node.dataplane.gateway_filter import GatewayFilter
+from galactic.node.dataplane.gateway_health import GatewayHealth
 from galactic.node.dataplane.host_settings import HostSettings
 from galactic.node.dataplane.neighbours import Neighbours
 from galactic.node.dataplane.path_mtu import PathMTU
@@ -33,6 +36,7 @@ from galactic.node.dataplane.setup import HostSetup
 from galactic.node.dataplane.sync import Sync
 from galactic.node.kubernetes.carried import CarriedAttachments
 from galactic.node.kubernetes.fallback import Fallback
+from galactic.node.kubernetes.gateways import GatewayWatch, restore
 from galactic.node.kubernetes.multus import MultusConfiguration
 from galactic.node.kubernetes.segment import Segment
 from galactic.node.kubernetes.tasks import KubernetesTasks, Tasks
@@ -55,14 +59,18 @@ if TYPE_CHECKING:
 PROGRAM = "galactic-node"
 
 
-async def run(settings: NodeSettings, collectors: CollectorRegistry, health: Health) -> None:
+async def run(  # noqa: PLR0915 - the wiring
+    settings: NodeSettings, collectors: CollectorRegistry, health: Health
+) -> None:
     """The node controller with its real adapters, until cancelled. The kernel keeps its objects."""
     cluster, (node, block) = settings.cluster, place(settings)
     metrics = Metrics(collectors)
     checkpoint = Checkpoint(settings.socket.parent)
     checkpoint.prepare()
     store = Store(cluster, checkpoint, Clock())
+    store.gateways.node = node
     store.restore()
+    restore(store, checkpoint)
 
     topics = Topics(settings.mqtt_base)
     own = NodeTopics(topics, cluster, node)
@@ -94,7 +102,9 @@ async def run(settings: NodeSettings, collectors: CollectorRegistry, health: Hea
             Nftables(), store.attachments, lacking, store.watch(), metrics.filter_drift.inc
         )
         counting.policy_drops = policies.drops
-        host = HostTasks(setup, sync, neighbours, path_mtu, multus, host_settings, policies)
+        gateways = GatewayFilter(Nftables(), store, lacking, sync.leads_out)
+        await gateways.attempt()  # before the kernel is read: ways out of an earlier life stay
+        host = HostTasks(setup, sync, neighbours, path_mtu, multus, host_settings, policies, gateways)
         session = Session(bus, own, store, Subscriptions(bus, topics, store, metrics), metrics)
         session.password_exposure = settings.password_exposure
 
@@ -108,6 +118,7 @@ async def run(settings: NodeSettings, collectors: CollectorRegistry, health: Hea
                 UnaccountedAttachments(kube, store, lambda: segment.endpoints),
                 carried,
                 Fallback(kube, store, session.trusted),
+                GatewayWatch(kube, store, checkpoint),
                 certificate(kube) if certificate else None,
                 policies.follow(PolicySlices(kube, carried, policies.wake.set)),
             )
@@ -125,6 +136,8 @@ async def run(settings: NodeSettings, collectors: CollectorRegistry, health: Hea
             tasks.create_task(policies.run(), name="rules")
             tasks.create_task(host.neighbours.run(), name="neighbours")
             tasks.create_task(host.path_mtu.run(), name="path MTU")
+            tasks.create_task(gateways.run(), name="gateways' rules")
+            tasks.create_task(GatewayHealth(store, EchoSocket).run(), name="gateways' nodes")
             tasks.create_task(host.multus.run(kubernetes.write_status), name="multus")
             tasks.create_task(server.run(), name="socket")
             tasks.create_task(session.run(), name="session")

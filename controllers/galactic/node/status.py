@@ -8,6 +8,7 @@ from typing import Final
 
 from galactic import __version__
 from galactic.launch import Health
+from galactic.node.dataplane.gateway_filter import GatewayFilter
 from galactic.node.dataplane.host_settings import HostSettings
 from galactic.node.dataplane.neighbours import Neighbours
 from galactic.node.dataplane.path_mtu import PathMTU
@@ -36,6 +37,7 @@ class HostTasks:
     multus: MultusConfiguration
     settings: HostSettings
     policies: Enforcement
+    gateways: GatewayFilter
 
 
 class StatusReport:
@@ -79,6 +81,7 @@ class StatusReport:
             self._host.path_mtu.condition(time.monotonic()),
             self._host.settings.condition(),
             self._host.policies.condition(),
+            self._host.gateways.condition(),
             *setup.conditions(),
         )
         return Facts({name: value for name, value in node.items() if value}, conditions)

@@ -24,6 +24,7 @@ from galactic.operator.context import ReconcileContext, Rules
 from galactic.operator.entitlements import EntitlementPublisher
 from galactic.operator.events import Events
 from galactic.operator.evictions import Evictions
+from galactic.operator.gateways import Gateways
 from galactic.operator.gauges import pool, unattached, unready, vpcs
 from galactic.operator.handlers import watch
 from galactic.operator.metrics import Metrics
@@ -149,6 +150,7 @@ def assemble(
         Pods(context),
         Services(context, index),
         policies,
+        Gateways(context),
         evictions,
     )
     context.caches.listen(Triggers(context, segments, index, vpcs.peers, policies))
@@ -172,6 +174,10 @@ def rules(settings: OperatorSettings) -> Rules:
         remove_node_taint=settings.remove_node_taint,
         set_node_taint=settings.set_node_taint,
         scaled_down_retention=settings.scaled_down_retention,
+        gateway_addresses=settings.gateway_addresses,
+        gateway_node_selector=settings.gateway_node_selector,
+        gateway_forbidden=settings.gateway_forbidden,
+        gateway_allowed=settings.gateway_allowed,
     )
 
 

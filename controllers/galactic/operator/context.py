@@ -10,24 +10,26 @@ from typing import Any, Final, Literal
 from galactic.crds.model import Condition, Meta, Model
 from galactic.kube.api import Api, Key, NotFound
 from galactic.kube.conditions import PEERED, READY, status_patch
-from galactic.kube.resources import NODE_SEGMENTS, VPC_ATTACHMENTS, VPC_POLICIES, VPCS, Resource
+from galactic.kube.resources import NODE_SEGMENTS, VPC_ATTACHMENTS, VPC_GATEWAYS, VPC_POLICIES, VPCS, Resource
 from galactic.kube.workqueue import WorkQueue
 from galactic.names import GROUP
 from galactic.operator.allocator import Allocator
 from galactic.operator.events import Events
 from galactic.operator.kinds import Kinds
 from galactic.operator.state import Caches
+from galactic.validation.networks import Network
 
 FINALIZER: Final = f"{GROUP}/in-use"
 """On a VPC with attachments, and on an attachment with a live pod or an endpoint: it stays until these are gone."""
 
-Kind = Literal["vpc", "attachment", "segment", "node", "pod", "service", "policy", "policyslice"]
+Kind = Literal["vpc", "attachment", "segment", "node", "pod", "service", "policy", "policyslice", "gateway"]
 Item = tuple[Kind, Key]
 _ITEMS: Final[Mapping[str, Kind]] = {
     VPCS.plural: "vpc",
     VPC_ATTACHMENTS.plural: "attachment",
     NODE_SEGMENTS.plural: "segment",
     VPC_POLICIES.plural: "policy",
+    VPC_GATEWAYS.plural: "gateway",
 }
 OUTDATED_SECONDS: Final = 60.0
 """Between two writes of a status that the API server keeps a part of."""
@@ -35,7 +37,7 @@ OUTDATED_SECONDS: Final = 60.0
 
 def _first(item: Item) -> bool:
     """Attachments depend on all other kinds but Services, so these go before them."""
-    return item[0] not in ("attachment", "service")
+    return item[0] not in ("attachment", "service", "gateway")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,10 @@ class Rules:
     scaled_down_retention: float = (
         86400.0  # seconds for which attachments of a StatefulSet outlast a scale-down
     )
+    gateway_addresses: tuple[Network, ...] = ()  # that gateways may have; empty: any
+    gateway_node_selector: Mapping[str, str] = field(default_factory=dict)
+    gateway_forbidden: tuple[Network, ...] = ()
+    gateway_allowed: tuple[Network, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +166,7 @@ GOOD: Final = frozenset(
         "NetworksAccepted",
         "KindsCurrent",
         "Enforced",
+        "Redundant",
         PEERED,
     }
 )

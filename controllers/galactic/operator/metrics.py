@@ -56,7 +56,7 @@ class Metrics:
             "galactic_operator_leading", "1 while this replica holds the lease and acts.", registry=registry
         )
         # A counter that exists from the start shows its first increase.
-        for kind in ("vpc", "attachment", "segment", "node", "pod", "policy", "policyslice"):
+        for kind in ("vpc", "attachment", "segment", "node", "pod", "policy", "policyslice", "gateway"):
             for result in ("ok", "retry", "error"):
                 self.reconciled.labels(kind, result)
         for result in ("evicted", "blocked", "failed"):

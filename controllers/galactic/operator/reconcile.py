@@ -16,11 +16,19 @@ from galactic.errors import GalacticError, Rejected, Unreachable
 from galactic.kube.api import Conflict, Key, NotFound, key_of
 from galactic.kube.lease import Deposed
 from galactic.kube.reflector import in_turns
-from galactic.kube.resources import ENDPOINT_SLICES, POLICY_SLICES, SERVICES, STATEFUL_SETS, VPC_POLICIES
+from galactic.kube.resources import (
+    ENDPOINT_SLICES,
+    POLICY_SLICES,
+    SERVICES,
+    STATEFUL_SETS,
+    VPC_GATEWAYS,
+    VPC_POLICIES,
+)
 from galactic.operator.allocator import restore
 from galactic.operator.attachments import Attachments
 from galactic.operator.context import Kind, ReconcileContext
 from galactic.operator.evictions import Evictions
+from galactic.operator.gateways import Gateways, enter
 from galactic.operator.metrics import Metrics
 from galactic.operator.pods import Pods
 from galactic.operator.policies.parts import base
@@ -35,7 +43,7 @@ WORKERS: Final = 16
 RESYNC_SECONDS: Final = 300.0
 RESTORE_SECONDS: Final = 2.0
 """Between two attempts to restore."""
-OPTIONAL: Final = (STATEFUL_SETS, SERVICES, ENDPOINT_SLICES, VPC_POLICIES, POLICY_SLICES)
+OPTIONAL: Final = (STATEFUL_SETS, SERVICES, ENDPOINT_SLICES, VPC_POLICIES, POLICY_SLICES, VPC_GATEWAYS)
 """Kinds that the role of an earlier chart does not permit: what depends on them waits, everything else goes on."""
 Report = Callable[[str | None], None]
 
@@ -50,6 +58,7 @@ class Reconcilers:
     pods: Pods
     services: Services
     policies: Policies
+    gateways: Gateways
     evictions: Evictions
 
     def of(self, kind: Kind) -> Callable[[Key], Awaitable[None]]:
@@ -63,6 +72,7 @@ class Reconcilers:
             "service": self.services.reconcile,
             "policy": self.policies.reconcile,
             "policyslice": self.policies.reconcile_part,
+            "gateway": self.gateways.reconcile,
         }
         return by_kind[kind]
 
@@ -116,6 +126,7 @@ class Reconciler:
         self.evictions.queue.clear()
         self.allocator.clear()
         await restore(self.allocator, self.caches)
+        enter(self._context)
         await self._mark_all()
 
     async def run(self) -> None:
@@ -145,6 +156,7 @@ class Reconciler:
             ("node", caches.nodes),
             ("pod", caches.pods),
             ("policy", caches.policies),
+            ("gateway", caches.gateways),
         )
         for kind, cache in kinds:
             async for part in in_turns([*cache]):

@@ -17,6 +17,7 @@ from galactic.crds.model import Meta, parse, trimmed
 from galactic.crds.nodesegment import NodeSegment, SegmentEndpoint
 from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import VpcAttachment
+from galactic.crds.vpcgateway import VpcGateway
 from galactic.crds.vpcpolicy import VpcPolicy
 from galactic.errors import Rejected
 from galactic.kube.api import Key, Object, key_of
@@ -34,6 +35,7 @@ from galactic.kube.resources import (
     SERVICES,
     STATEFUL_SETS,
     VPC_ATTACHMENTS,
+    VPC_GATEWAYS,
     VPC_POLICIES,
     VPCS,
     Resource,
@@ -122,11 +124,27 @@ class Node:
 
     metadata: Meta
     taints: tuple[Mapping[str, Any], ...]
+    addresses: tuple[str, ...] = ()
+    pod_networks: tuple[str, ...] = ()
+
+    @property
+    def away(self) -> bool:
+        """Whether Kubernetes has given the Node up."""
+        return any(taint["key"] in AWAY_TAINTS for taint in self.taints)
 
     @property
     def held_back(self) -> bool:
         """Whether NOT_READY_TAINT keeps pods away."""
         return any(taint["key"] == NOT_READY_TAINT for taint in self.taints)
+
+
+AWAY_TAINTS: Final = frozenset(
+    {
+        "node.kubernetes.io/unreachable",
+        "node.kubernetes.io/not-ready",
+        "node.kubernetes.io/out-of-service",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,6 +309,9 @@ class Listener:
     def attachment_changed(
         self, key: Key, old: "VpcAttachment | Invalid | None", new: "VpcAttachment | Invalid | None"
     ) -> None: ...
+    def gateway_changed(
+        self, key: Key, old: "VpcGateway | Invalid | None", new: "VpcGateway | Invalid | None"
+    ) -> None: ...
     def nad_changed(self, key: Key, _old: Nad | None, _new: Nad | None) -> None: ...
     def segment_changed(
         self, key: Key, _old: "NodeSegment | Invalid | None", new: "NodeSegment | Invalid | None"
@@ -321,6 +342,7 @@ class Caches:
         self.attachments: Cache[VpcAttachment | Invalid] = PackedCache(
             Selection(VPC_ATTACHMENTS), _attachment, kept.attachment
         )
+        self.gateways: Cache[VpcGateway | Invalid] = Cache(Selection(VPC_GATEWAYS), _gateway)
         self.nads: Cache[Nad] = PackedCache(Selection(NADS), _nad, kept.nad)
         self.segments: Cache[NodeSegment | Invalid] = Cache(Selection(NODE_SEGMENTS), _segment)
         self.nodes: Cache[Node] = Cache(Selection(NODES), _node)
@@ -344,6 +366,7 @@ class Caches:
         self._listener = listener
         self.vpcs.changed = listener.vpc_changed
         self.attachments.changed = self._attachment_changed
+        self.gateways.changed = listener.gateway_changed
         self.nads.changed = listener.nad_changed
         self.segments.changed = self._segment_changed
         self.nodes.changed = listener.node_changed
@@ -393,6 +416,7 @@ class Caches:
             self.slices,
             self.policies,
             self.policy_parts,
+            self.gateways,
             self.attachments,
         )
 
@@ -408,6 +432,7 @@ class Caches:
             self.services,
             self.policies,
             self.policy_parts,
+            self.gateways,
         )
 
     def of(self, resource: Resource) -> Cache[Any]:
@@ -503,6 +528,13 @@ def _policy(item: Object) -> VpcPolicy | Invalid:
         return Invalid(_meta(item), problem)
 
 
+def _gateway(item: Object) -> VpcGateway | Invalid:
+    try:
+        return parse(VpcGateway, item)
+    except Rejected as problem:
+        return Invalid(_meta(item), problem)
+
+
 def _policy_part(item: Object) -> PolicyPart:
     return PolicyPart(item["metadata"].get("resourceVersion", ""), item.get("spec") or {})
 
@@ -528,7 +560,13 @@ def _meta(item: Object) -> Meta:
 
 
 def _node(item: Object) -> Node:
-    return Node(_meta(item), tuple((item.get("spec") or {}).get("taints") or ()))
+    spec, status = item.get("spec") or {}, item.get("status") or {}
+    return Node(
+        _meta(item),
+        tuple(spec.get("taints") or ()),
+        tuple(address["address"] for address in status.get("addresses") or () if address.get("address")),
+        tuple(filter(None, spec.get("podCIDRs") or [spec.get("podCIDR")])),
+    )
 
 
 def _pod(item: Object) -> Pod:

@@ -8,8 +8,10 @@ from galactic.crds.model import Meta
 from galactic.crds.nodesegment import NodeSegment
 from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import VpcAttachment
+from galactic.crds.vpcgateway import VpcGateway
 from galactic.crds.vpcpolicy import VpcPolicy
 from galactic.kube.api import Key
+from galactic.kube.conditions import READY
 from galactic.kube.ordinals import StatefulSet
 from galactic.names import STATEFUL_SET_LABEL, label_value
 from galactic.operator import attached
@@ -61,6 +63,7 @@ class Triggers(Listener):
                 self._queue.add(("attachment", attachment))
             for service in self._index.of_vpc(key):
                 self._queue.add(("service", service), SETTLE_SECONDS)
+            self._gateways()
 
     def attachment_changed(
         self, key: Key, old: VpcAttachment | Invalid | None, new: VpcAttachment | Invalid | None
@@ -119,6 +122,19 @@ class Triggers(Listener):
         for service in self._index.selecting(namespace, *pods):
             self._queue.add(("service", service), SETTLE_SECONDS)
 
+    def gateway_changed(
+        self, key: Key, old: VpcGateway | Invalid | None, new: VpcGateway | Invalid | None
+    ) -> None:
+        self._queue.add(("gateway", key))
+        if new is None or old is None or _gateway_spec(old) != _gateway_spec(new):
+            self._gateways(but=key)  # what it has released another may get
+
+    def _gateways(self, but: Key | None = None) -> None:
+        """All of them: there are few."""
+        for gateway in self._caches.gateways:
+            if gateway != but:
+                self._queue.add(("gateway", gateway), SETTLE_SECONDS)
+
     def nad_changed(self, key: Key, _old: Nad | None, _new: Nad | None) -> None:
         if self._caches.attachments.get(key) is not None:
             self._queue.add(("attachment", key))
@@ -132,6 +148,8 @@ class Triggers(Listener):
                 self._queue.add(("policy", policy))
         before = old if isinstance(old, NodeSegment) else None
         after = new if isinstance(new, NodeSegment) else None
+        if _segment_view(before) != _segment_view(after):
+            self._gateways()
         for attachment in arrived(before, after):
             self._queue.add(("attachment", attachment), PATIENCE_SECONDS)
         for attachment in attached.changed(before, after):
@@ -140,11 +158,14 @@ class Triggers(Listener):
     def node_changed(self, key: Key, old: Node | None, new: Node | None) -> None:
         if old is None or new is None or _node_view(old) != _node_view(new):
             self._queue.add(("node", key))
+        if old is None or new is None or _gateway_view(old) != _gateway_view(new):
+            self._gateways()
 
     def agent_changed(self, _key: Key, old: Agent | None, new: Agent | None) -> None:
         for agent in (old, new):
             if agent is not None and old != new:
                 self._queue.add(("node", ("", agent.node)))
+                self._gateways()
 
     def policy_changed(
         self, key: Key, _old: VpcPolicy | Invalid | None, new: VpcPolicy | Invalid | None
@@ -209,6 +230,23 @@ def _named(attachment: VpcAttachment | Invalid | None) -> frozenset[Network]:
     with contextlib.suppress(ValueError):
         return frozenset(host(ip_interface(text).ip) for text in attachment.spec.interface.addresses)
     return frozenset()
+
+
+def _gateway_spec(gateway: VpcGateway | Invalid) -> object:
+    return gateway.spec if isinstance(gateway, VpcGateway) else None
+
+
+def _segment_view(segment: NodeSegment | None) -> object:
+    """The part of a NodeSegment that gateways depend on."""
+    if segment is None:
+        return None
+    ready = [condition.status for condition in segment.status.conditions if condition.type == READY]
+    return segment.spec, segment.status.gateways, ready
+
+
+def _gateway_view(node: Node) -> object:
+    """The part of a Node that gateways depend on."""
+    return node.metadata.labels, node.away, node.addresses, node.pod_networks
 
 
 def _node_view(node: Node) -> object:

@@ -1,6 +1,6 @@
 """Settings of the operator."""
 
-from ipaddress import IPv6Network
+from ipaddress import IPv4Network, IPv6Network
 from typing import Self
 
 from pydantic import Field, model_validator
@@ -73,6 +73,23 @@ class OperatorSettings(MqttSettings):
     set_node_taint: bool = Field(
         default=False,
         description="add that taint (NoSchedule) to a Node on which pods can no longer be attached",
+    )
+
+    gateway_addresses: tuple[IPv4Network | IPv6Network, ...] = Field(
+        default=(),
+        description="networks from which VPCGateways may take addresses, and to which the networks of VPCs without "
+        "SNAT belong; none: any, as then only cluster administrators may make VPCGateways",
+    )
+    gateway_node_selector: dict[str, str] = Field(
+        default_factory=dict, description="labels of the Nodes that VPCGateways may use; none: all"
+    )
+    gateway_forbidden: tuple[IPv4Network | IPv6Network, ...] = Field(
+        default=(),
+        description="destinations that no VPCGateway leads to, besides the cluster's own networks and addresses",
+    )
+    gateway_allowed: tuple[IPv4Network | IPv6Network, ...] = Field(
+        default=(),
+        description="parts of the cluster's own networks that VPCGateways lead to nevertheless",
     )
 
     publish_entitlements: bool = Field(

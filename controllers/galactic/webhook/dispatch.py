@@ -14,13 +14,23 @@ from galactic.crds.model import Model, parse
 from galactic.crds.nodesegment import NodeSegment
 from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import Interface, VpcAttachment
+from galactic.crds.vpcgateway import VpcGateway
 from galactic.crds.vpcpolicy import VpcPolicy
 from galactic.errors import GalacticError, NotYet, Rejected, Unreachable
 from galactic.kube.api import Key
-from galactic.kube.resources import NODE_SEGMENTS, PODS, SERVICES, VPC_ATTACHMENTS, VPC_POLICIES, VPCS
+from galactic.kube.resources import (
+    NODE_SEGMENTS,
+    PODS,
+    SERVICES,
+    VPC_ATTACHMENTS,
+    VPC_GATEWAYS,
+    VPC_POLICIES,
+    VPCS,
+)
 from galactic.names import NETWORKS_ANNOTATION
 from galactic.validation import multus
 from galactic.validation.attachment import outside
+from galactic.validation.gateways import parse_gateway
 from galactic.validation.grants import granted, may_terminate, refusal, termination_refusal
 from galactic.validation.holders import unnested
 from galactic.validation.networks import Network, parse_networks
@@ -79,6 +89,7 @@ class Dispatcher:
             PODS.plural: self._validate_pod,
             VPCS.plural: self._validate_vpc,
             VPC_ATTACHMENTS.plural: self._validate_attachment,
+            VPC_GATEWAYS.plural: self._validate_gateway,
             NODE_SEGMENTS.plural: self._validate_segment,
             VPC_POLICIES.plural: self._validate_policy,
         }
@@ -258,6 +269,13 @@ class Dispatcher:
         enclosing = partial(self._cluster.enclosing, spec.vpc, namespace=request.namespace)
         unnested(spec, spec.addresses, networks or (), enclosing, request.namespace)
         return ALLOWED if networks is None else vpcattachment.placed(spec, networks, strict=rules.strict)
+
+    async def _validate_gateway(self, request: Request) -> Answer:
+        """Its form. Whether its addresses are free, and allowed, is the operator's to say (condition Accepted)."""
+        old = _old(request)
+        if old is None or request.new.get("spec") != old.get("spec"):
+            parse_gateway(parse(VpcGateway, request.new), (), self._rules.srv6_block)
+        return ALLOWED
 
     async def _require_grant(self, key: Key, namespace: str, field: str) -> None:
         """Raises Rejected unless the namespace may attach to the VPC; the same for a VPC that does not exist."""

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from galactic.linux.netlink import HEADER, Decoder, Encoder, Reply, acknowledged, dump_request, replies
 from galactic.linux.objects import (
     UNREACHABLE_METRIC,
+    Balanced,
     Direct,
     Encap,
     EndDT46,
@@ -95,6 +96,14 @@ targets = st.one_of(
         Encap,
         st.sampled_from(sorted(DEVICES)),
         st.binary(min_size=16, max_size=16),
+        st.sampled_from(["encap", "encap.red"]),
+    ),
+    st.builds(
+        Balanced,
+        st.sampled_from(sorted(DEVICES)),
+        st.lists(
+            st.tuples(st.binary(min_size=16, max_size=16), st.integers(1, 256)), min_size=1, max_size=8
+        ).map(tuple),
         st.sampled_from(["encap", "encap.red"]),
     ),
     st.builds(EndDT46, st.sampled_from(sorted(DEVICES)), st.integers(1, 2**32 - 1)),

@@ -20,7 +20,7 @@ from galactic.linux.objects import (
     change,
     route_of,
 )
-from galactic.node.dataplane import plan
+from galactic.node.dataplane import plan, ways_out
 from galactic.node.dataplane.drift import Drift, words
 from galactic.node.dataplane.macs import Macs
 from galactic.node.dataplane.parts import HOST, UNACCOUNTED, Part, PlannedParts, union
@@ -64,6 +64,12 @@ class Dataplane:
     def routes(self) -> int:
         """Routes to other nodes in the kernel."""
         return self._routes.total()
+
+    def leads_out(self, vpc: int) -> bool:
+        """Whether the kernel has the VPC's way out of this node."""
+        planned = self._parts[vpc] if self.known and vpc in set(self._parts) else Objects()
+        ends = filter(None, map(names.parse_interface, planned.links))
+        return any(end == "E" for _, _, end in ends)
 
     def gone(self, attachment: Attachment) -> int:
         """The rounds that read the kernel since the pod's network namespace was first found gone."""
@@ -130,7 +136,7 @@ class Dataplane:
         assert self.known
         self._parts.known = False
         store, hosted = self._store, self._store.attachments.hosted
-        touched: set[Part] = {*dirty.attachments, *(vpc for vpc, _ in dirty.attachments)}
+        touched: set[Part] = {*dirty.attachments, *(vpc for vpc, _ in dirty.attachments), *dirty.gateways}
         if dirty.host:
             touched |= {HOST, *self._parts, *hosted, *store.attachments} - {UNACCOUNTED}
         keys = [part for part in touched if not isinstance(part, int)]
@@ -252,11 +258,15 @@ class Dataplane:
         parts: dict[Part, Objects] = {}
         for part in wanted:
             if isinstance(part, int):
-                planned = plan.host(host) if part == HOST else plan.vpc(part, self._tables[part])
-                parts[part] = self._macs.kept(planned)
+                parts[part] = self._macs.kept(plan.host(host) if part == HOST else self._vpc(host, part))
         for key, attachment in present.items():
             parts[key] = self._attached(host, self._tables[key[0]], attachment)
         return parts
+
+    def _vpc(self, host: Host, vpc: int) -> Objects:
+        table = self._tables[vpc]
+        way = ways_out.objects(host, vpc, table, self._store.gateways)
+        return union((plan.vpc(vpc, table), way))
 
     def _attached(self, host: Host, table: int, attachment: Attachment) -> Objects:
         holds = self._store.tables.holds

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from galactic.errors import Unreachable
 from galactic.linux.objects import (
     LOOPBACK_DEVICE,
+    WAY_OUT_METRIC,
+    Balanced,
     Change,
     Direct,
     Encap,
@@ -65,7 +67,7 @@ class MemoryKernel:
         self.host.routes = {
             key: to
             for key, to in self.host.routes.items()
-            if not (isinstance(to, Direct | Via | Encap | EndDT46) and to.device == device)
+            if not (isinstance(to, Direct | Via | Encap | Balanced | EndDT46) and to.device == device)
         }
 
     async def objects(self) -> Objects:
@@ -88,8 +90,9 @@ class MemoryKernel:
         self.reads += 1
         others: dict[RouteKey, RouteTarget] = {}
         for number, (key, to) in enumerate(list(self.host.routes.items())):
-            if isinstance(to, Encap) and (to.device, to.mode) == (LOOPBACK_DEVICE, mode):
-                table, _, metric = route_of(key)
+            table, _, metric = route_of(key)
+            plain = metric != WAY_OUT_METRIC
+            if plain and isinstance(to, Encap) and (to.device, to.mode) == (LOOPBACK_DEVICE, mode):
                 sink(table, key[8:], metric, to.segment)
             else:
                 others[key] = to
@@ -101,7 +104,7 @@ class MemoryKernel:
         return {
             key: to
             for key, to in self.host.routes.items()
-            if isinstance(to, Direct | Via | Encap | EndDT46) and to.device == device
+            if isinstance(to, Direct | Via | Encap | Balanced | EndDT46) and to.device == device
         }
 
     async def neighbours(self) -> dict[Neighbour, NeighbourState]:

@@ -82,6 +82,7 @@ class Host:
     encap: EncapMode = "encap.red"
     mtu: int = 1500  # of the underlay
     advertised: tuple[str, ...] = ()  # interfaces on which the kernel heeds router advertisements
+    multipath: bool = True  # IPv4 routes may have several next hops
 
 
 def tables(hosted: Iterable[int], known: Mapping[int, int]) -> dict[int, int]:
@@ -151,7 +152,7 @@ def vpc(number: int, table: int) -> Objects:
     """A VPC's own objects on a node: its VRF, and the end of every look-up in it."""
     plan = Objects()
     plan.links[names.vrf(number)] = Link("vrf", table=table, mac=mac(names.vrf(number)))
-    plan.sysctls = _device_sysctls(names.vrf(number))
+    plan.sysctls = device_sysctls(names.vrf(number))
     for default in DEFAULTS:
         plan.routes[route_key(table, default, UNREACHABLE_METRIC)] = Unreachable()
     return plan
@@ -164,7 +165,7 @@ def attached(facts: Host, table: int, attachment: Attachment, holds: Callable[[N
     vrf = names.vrf(attachment.vpc)
     peer = (attachment.netns, attachment.ifname)
     plan.links[device] = Link("veth", 0, vrf, mtu(facts, attachment), peer, mac=mac(device))
-    plan.sysctls = _device_sysctls(device)
+    plan.sysctls = device_sysctls(device)
     plan.addresses[device, ip_interface((GATEWAY4, 32))] = False
     plan.addresses[device, ip_interface((GATEWAY6, 64))] = False
     for address in attachment.addresses:
@@ -179,7 +180,8 @@ def attached(facts: Host, table: int, attachment: Attachment, holds: Callable[[N
     return plan
 
 
-def _device_sysctls(device: str) -> dict[str, str]:
+def device_sysctls(device: str) -> dict[str, str]:
+    """The sysctls of a device of Galactic's."""
     return {
         f"net/{family}/conf/{device}/{name}": value
         for family, values in DEVICE_SYSCTLS.items()

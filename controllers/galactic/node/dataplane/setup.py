@@ -145,7 +145,7 @@ class HostSetup:
         if prefix is None or underlay is None or preflight is None or not prefix.subnet_of(self._block):
             return None
         facts = prefix, self._block, underlay.device, preflight.encap, underlay.mtu
-        return Host(*facts, underlay.advertised)
+        return Host(*facts, underlay.advertised, preflight.multipath)
 
     @property
     def problem(self) -> str | None:

@@ -200,6 +200,9 @@ class Segment:
             }
             if (known.get("counts") or {}).get("routes") is not None:
                 wanted["counts"]["routes"] = None  # of an earlier version; in a merge patch, null removes it
+            leading = list(store.gateways.leading)
+            if leading or known.get("gateways"):
+                wanted["gateways"] = leading
             wanted["loopback"] = str(srv6.loopback(store.node.prefix))
             wanted["endpoints"] = [
                 {

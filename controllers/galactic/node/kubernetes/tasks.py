@@ -12,6 +12,7 @@ from galactic.errors import GalacticError, NotYet
 from galactic.kube.client import Kube
 from galactic.node.kubernetes.carried import CarriedAttachments
 from galactic.node.kubernetes.fallback import Fallback
+from galactic.node.kubernetes.gateways import GatewayWatch
 from galactic.node.kubernetes.segment import Segment
 from galactic.node.kubernetes.unaccounted import UnaccountedAttachments
 from galactic.node.policies.slices import PolicySlices
@@ -33,6 +34,7 @@ class Tasks:
     unaccounted: UnaccountedAttachments
     carried: CarriedAttachments
     fallback: Fallback
+    gateways: GatewayWatch
     certificate: "BrokerCertificate | None" = None
     slices: PolicySlices | None = None
 
@@ -54,6 +56,7 @@ class KubernetesTasks:
             group.create_task(tasks.fallback.run(), name="fallback")
             if tasks.slices:
                 group.create_task(tasks.slices.run(), name="policy slices")
+            group.create_task(tasks.gateways.run(), name="gateways")
             if tasks.certificate:
                 group.create_task(tasks.certificate.run(), name="broker certificate")
 

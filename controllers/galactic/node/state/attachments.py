@@ -17,6 +17,8 @@ class LocalAttachments(Mapping[Key, Attachment]):
         self._announcers: dict[tuple[int, Network], set[Key]] = {}
         self.unaccounted: set[Key] | None = None
         """Host ends found in the kernel at start that have no record; None: the kernel was not read yet."""
+        self.led_out: AbstractSet[int] = frozenset()
+        """The VPCs that a gateway leads out of by this node."""
 
     def __getitem__(self, key: Key) -> Attachment:
         return self._all[key]
@@ -34,12 +36,16 @@ class LocalAttachments(Mapping[Key, Attachment]):
 
     @property
     def hosted(self) -> set[int]:
-        """The VPCs that have an attachment here, an unaccounted one included."""
-        return self._by_vpc.keys() | {vpc for vpc, _ in self.unaccounted or ()}
+        """The VPCs that have an attachment here, an unaccounted one included, or are led out here."""
+        return self._by_vpc.keys() | {vpc for vpc, _ in self.unaccounted or ()} | self.led_out
 
     def hosts(self, vpc: int) -> bool:
         """Whether that one is among ``hosted``."""
-        return vpc in self._by_vpc or any(vpc == other for other, _ in self.unaccounted or ())
+        return (
+            vpc in self._by_vpc
+            or vpc in self.led_out
+            or any(vpc == other for other, _ in self.unaccounted or ())
+        )
 
     def of_vpc(self, vpc: int) -> list[Attachment]:
         return list(self._by_vpc.get(vpc, {}).values())

@@ -6,12 +6,12 @@ on a file system that a reboot empties, as it empties the kernel. So they are no
 the attachments along with their records, and the event loop never waits for a disk.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 import structlog
@@ -24,6 +24,7 @@ log = structlog.get_logger(__name__)
 SUFFIX: Final = ".json"
 NODE_FILE: Final = "node.json"
 USAGE_FILE: Final = "usage.json"
+GATEWAYS_FILE: Final = "gateways.json"
 PARTIAL: Final = ".partial"
 
 
@@ -65,7 +66,13 @@ class NodeFile(Record, frozen=True):
     filtered: str = ""  # the prefix that the packet filter was last put in place for
 
 
-R = TypeVar("R", AttachmentFile, NodeFile)
+class GatewaysFile(Record, frozen=True):
+    """The VPCGateways as the API server had them last: a restart without it takes no way out away."""
+
+    gateways: tuple[dict[str, Any], ...] = ()
+
+
+R = TypeVar("R", AttachmentFile, NodeFile, GatewaysFile)
 
 
 class Checkpoint:
@@ -99,13 +106,20 @@ class Checkpoint:
         return attachments
 
     def node(self) -> NodeFile:
+        return self._one(NODE_FILE, NodeFile())
+
+    def gateways(self) -> tuple[dict[str, Any], ...]:
+        """The VPCGateways, as objects of the API server."""
+        return self._one(GATEWAYS_FILE, GatewaysFile()).gateways
+
+    def _one(self, file: str, default: R) -> R:
         try:
-            return _read((self._directory / NODE_FILE).read_bytes(), NodeFile)
+            return _read((self._directory / file).read_bytes(), type(default))
         except FileNotFoundError:
-            return NodeFile()
+            return default
         except (OSError, ValueError) as error:
-            log.warning("record not readable, ignored", file=NODE_FILE, error=str(error))
-            return NodeFile()
+            log.warning("record not readable, ignored", file=file, error=str(error))
+            return default
 
     def usage(self) -> bytes:
         """The ledger's file; empty: there is none."""
@@ -125,6 +139,11 @@ class Checkpoint:
 
     def put_node(self, node: NodeFile) -> None:
         self._write(self._directory / NODE_FILE, msgspec.json.encode(node))
+
+    def put_gateways(self, gateways: Iterable[dict[str, Any]]) -> None:
+        """Writes the record of the VPCGateways."""
+        file = GatewaysFile(gateways=tuple(gateways))
+        self._write(self._directory / GATEWAYS_FILE, msgspec.json.encode(file))
 
     def remove(self, key: Key) -> None:
         """Removes the attachment's record."""

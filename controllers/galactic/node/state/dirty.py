@@ -1,6 +1,7 @@
 """Changes of the desired state that are not in the kernel yet."""
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from galactic.node.state.attachment import Key
@@ -12,11 +13,12 @@ class Dirty:
 
     attachments: set[Key] = field(default_factory=set)
     vpcs: set[int] = field(default_factory=set)  # whose remote routes changed
+    gateways: set[int] = field(default_factory=set)  # VPCs whose way out changed
     host: bool = False  # what all plans depend on
     everything: bool = False  # the kernel must be read
 
     def __bool__(self) -> bool:
-        return bool(self.attachments or self.vpcs or self.host or self.everything)
+        return bool(self.attachments or self.vpcs or self.gateways or self.host or self.everything)
 
 
 class DirtyState:
@@ -29,6 +31,11 @@ class DirtyState:
     def mark_vpc(self, vpc: int) -> None:
         """The VPC's remote routes changed, or whether it is hosted here."""
         self.now.vpcs.add(vpc)
+        self.wake.set()
+
+    def mark_gateways(self, vpcs: Iterable[int]) -> None:
+        """The ways out of these VPCs changed."""
+        self.now.gateways.update(vpcs)
         self.wake.set()
 
     def mark_host(self) -> None:
@@ -46,5 +53,6 @@ class DirtyState:
         """They could not be written yet."""
         self.now.attachments |= dirty.attachments
         self.now.vpcs |= dirty.vpcs
+        self.now.gateways |= dirty.gateways
         self.now.host |= dirty.host
         self.now.everything |= dirty.everything

@@ -6,6 +6,7 @@ A change only marks what it concerns as dirty, so that it costs what it changes:
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from ipaddress import IPv6Network
 
@@ -20,6 +21,7 @@ from galactic.node.state.checkpoint import Checkpoint
 from galactic.node.state.dirty import Dirty, DirtyState
 from galactic.node.state.endpoints import Endpoints
 from galactic.node.state.epoch import Clock
+from galactic.node.state.gateways import Gateway, GatewayState
 from galactic.node.state.node import NodeRecord
 from galactic.node.state.remote import Entry, Source
 from galactic.node.state.tables import RemoteTables
@@ -35,6 +37,7 @@ class Store:
         self.node = NodeRecord(checkpoint, clock)
         self.attachments = LocalAttachments()
         self.tables = RemoteTables(self.attachments)
+        self.gateways = GatewayState()
         self.dirty = DirtyState()
         self._endpoints = Endpoints(self.attachments)
         self._watchers: list[asyncio.Event] = []
@@ -66,8 +69,52 @@ class Store:
             self._endpoints.clear()
             self.tables.locate(self.node.here)
             self.dirty.now.vpcs.update(self.tables)
+            self._host_led_out()
             self.dirty.mark_host()
             self._registration_changed()
+
+    def set_gateways(self, gateways: Mapping[int, Gateway]) -> None:
+        """The gateways of all VPCs."""
+        before, self.gateways.all = self.gateways.all, gateways
+        changed = {vpc for vpc in before.keys() | gateways.keys() if before.get(vpc) != gateways.get(vpc)}
+        if changed:
+            self._host_led_out()
+            self.dirty.mark_gateways(changed)
+            self._notify()
+
+    def set_away(self, nodes: AbstractSet[str]) -> None:
+        """The nodes of gateways' exits that do not answer."""
+        changed, self.gateways.away = nodes ^ self.gateways.away, frozenset(nodes)
+        if changed:
+            gateways = self.gateways.all.values()
+            self.dirty.mark_gateways(
+                gateway.vpc for gateway in gateways if any(one.node in changed for one in gateway.exits)
+            )
+
+    def set_filtered(self, vpcs: AbstractSet[int]) -> None:
+        """The VPCs that the packet filter has the rules of their way out of."""
+        changed, self.gateways.filtered = vpcs ^ self.gateways.filtered, frozenset(vpcs)
+        if changed:
+            self.dirty.mark_gateways(changed)
+            self._notify()
+
+    def set_leading(self, segments: Iterable[str]) -> None:
+        """The SIDs of the ways out that are in this node's kernel."""
+        after = tuple(segments)
+        if after != self.gateways.leading:
+            self.gateways.leading = after
+            self._notify()
+
+    def _host_led_out(self) -> None:
+        """A VPC that is led out here is hosted, whether it has pods here or not."""
+        led_out = self.gateways.led_out(self.node.prefix)
+        changed = led_out ^ self.attachments.led_out
+        self.attachments.led_out = led_out
+        for vpc in led_out:
+            self.tables.ensure(vpc)
+        for vpc in changed:
+            self.dirty.mark_vpc(vpc)
+        self.dirty.mark_gateways(changed)
 
     def observe(self, number: int) -> None:
         """That number is known elsewhere as an epoch or sequence of this node: those that follow are greater."""

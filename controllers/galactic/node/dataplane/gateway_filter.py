@@ -1,0 +1,141 @@
+"""Keeps the packet filter's table for gateways as ``gateway_rules`` has it; the ways out wait for it.
+
+A way out is made after its rules are there, and its rules stay until it is gone: no packet of a VPC passes without
+them.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol
+
+import structlog
+
+from galactic.errors import GalacticError
+from galactic.linux.nftables import Present, Table, difference, rewrite
+from galactic.node.dataplane.gateway_rules import TABLE, WayOut, table
+from galactic.node.state.condition import ConditionState
+from galactic.node.state.store import Store
+
+log = structlog.get_logger(__name__)
+ROUND_SECONDS: Final = 5.0
+PENDING_SECONDS: Final = 0.1
+"""Between two rounds while a way out is not in the kernel yet, or not gone yet."""
+LINGER_SECONDS: Final = 20.0
+"""For which rules of a way out stay that is no more: longer than a round that fails to remove it is repeated."""
+
+
+class Nft(Protocol):
+    """The part of ``galactic.linux.nftables.Nftables`` that is needed here."""
+
+    async def apply(self, script: str) -> None: ...
+
+    async def present(self, table: str) -> Present: ...
+
+    async def fingerprint(self, table: Table) -> str: ...
+
+    def generation(self) -> int: ...
+
+
+class GatewayFilter:
+    """``lacking``: what this host lacks for it, in words. ``leads_out``: whether the kernel has a VPC's way out."""
+
+    def __init__(
+        self,
+        nft: Nft,
+        store: Store,
+        lacking: Callable[[], Awaitable[str]],
+        leads_out: Callable[[int], bool],
+    ) -> None:
+        self._nft, self._store, self._lacking, self._leads_out = nft, store, lacking, leads_out
+        self._changed = store.watch()
+        self._written: Table | None = None
+        self._seen = (-1, "")  # generation and fingerprint when the table was as written
+        self._ways: dict[int, tuple[WayOut, float]] = {}  # with the time until which a former one stays
+        self._problem: str | None = None
+
+    async def attempt(self) -> None:
+        """A round. One that fails is logged, and the next writes the whole table."""
+        self._changed.clear()
+        try:
+            await self.round(time.monotonic())
+            self._problem = None
+        except GalacticError as error:
+            if str(error) != self._problem:
+                log.warning("rules of gateways not written, trying again", error=str(error))
+            self._problem = str(error)
+            self._written = None
+
+    async def run(self) -> None:
+        """For ever."""
+        while True:
+            await self.attempt()
+            self._report()
+            pause = PENDING_SECONDS if self._pending() else ROUND_SECONDS
+            try:
+                async with asyncio.timeout(pause):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+
+    async def round(self, now: float) -> None:
+        """Writes the difference, if there is one. Raises GalacticError."""
+        store = self._store
+        current = self._current()
+        self._ways = {
+            vpc: (way, until) for vpc, (way, until) in self._ways.items() if vpc in current or until > now
+        } | {vpc: (way, now + LINGER_SECONDS) for vpc, way in current.items()}
+        wanted = table(way for way, _ in self._ways.values())
+        if self._written is None and not wanted.chains and await self._lacking():
+            self._written = wanted  # nothing to remove where nothing can be
+        elif self._written is None or not await self._intact():
+            await self._nft.apply(rewrite(await self._nft.present(TABLE), wanted))
+            await self._note(wanted)
+        elif wanted != self._written:
+            await self._nft.apply(difference(self._written, wanted))
+            await self._note(wanted)
+        store.set_filtered(current.keys())
+
+    async def _note(self, written: Table) -> None:
+        self._written = written
+        self._seen = self._nft.generation(), await self._nft.fingerprint(written)
+
+    async def _intact(self) -> bool:
+        """Whether no other program changed the table."""
+        assert self._written is not None
+        if not self._written.chains:
+            return True
+        generation, fingerprint = self._seen
+        if (now := self._nft.generation()) == generation:
+            return True
+        if await self._nft.fingerprint(self._written) != fingerprint:
+            log.warning("rules of gateways changed by another program were put back")
+            return False
+        self._seen = now, fingerprint
+        return True
+
+    def _current(self) -> dict[int, WayOut]:
+        gateways, prefix = self._store.gateways, self._store.node.prefix
+        return {
+            vpc: WayOut(gateway, here)
+            for vpc, gateway in sorted(gateways.all.items())
+            if (here := gateways.exit_here(vpc, prefix))
+        }
+
+    def _pending(self) -> bool:
+        return any(not self._leads_out(vpc) for vpc in self._store.gateways.filtered)
+
+    def _report(self) -> None:
+        """The SIDs of the ways out that are in the kernel, for the NodeSegment."""
+        leading = (way.exit.segment for vpc, way in self._current().items() if self._leads_out(vpc))
+        self._store.set_leading(sorted(map(str, leading)))
+
+    def condition(self) -> ConditionState:
+        if self._problem and self._current():
+            message = (
+                f"{self._problem}: no VPC is led out by this node; install nftables, or select other nodes"
+            )
+            return ConditionState("Gateways", False, "FilterFailed", message)
+        count = len(self._store.gateways.leading)
+        fine = f"{count} VPCs are led out here" if count else "no VPC is led out here"
+        return ConditionState("Gateways", True, "Applied", fine)

@@ -1,0 +1,382 @@
+"""The reconciler of VPCGateways: identifier, nodes, addresses, and destinations that are not led to.
+
+Nodes act by the status alone (docs/design/gateways.md): so no tenant chooses a node, an address or a destination that
+is not checked here.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv6Network, collapse_addresses, ip_address, ip_network
+from typing import Any, Final
+
+import structlog
+
+from galactic.crds.nodesegment import NodeSegment
+from galactic.crds.vpc import Vpc
+from galactic.crds.vpcgateway import MAX_FORBIDDEN, GatewayNode, GatewayStatus, VpcGateway
+from galactic.errors import NotYet, Rejected
+from galactic.kube.api import Key, NotFound, Object
+from galactic.kube.conditions import ACCEPTED, READY, REDUNDANT, State, conditions, now, reason_of
+from galactic.kube.resources import ENDPOINT_SLICES, SERVICE_CIDRS, VPC_GATEWAYS
+from galactic.names import function_hex, parse_function, parse_vpc, vpc_hex
+from galactic.operator.context import ReconcileContext
+from galactic.operator.gateway_nodes import chosen, spread
+from galactic.operator.segments import obstacle
+from galactic.operator.state import Invalid, Node
+from galactic.srv6 import parse_prefix, sid
+from galactic.validation.gateways import Owned, ParsedGateway, disjoint, parse_gateway, routable
+from galactic.validation.networks import Network, parse_networks
+
+log = structlog.get_logger(__name__)
+CLUSTER_SECONDS: Final = 60.0
+"""For which the networks of Services and the API server's addresses are remembered."""
+HOLDER: Final = "gateway/"
+"""Before the name of a gateway among the holders of a VPC's identifiers: no attachment has a slash in its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """A gateway's decision."""
+
+    parsed: ParsedGateway
+    families: tuple[int, ...]
+    networks: tuple[Network, ...]
+    nodes: tuple[GatewayNode, ...]
+
+
+class Gateways:
+    """Of all VPCGateways."""
+
+    def __init__(self, context: ReconcileContext) -> None:
+        self._context = context
+        self._cluster: tuple[float, tuple[Owned, ...]] = (0.0, ())
+
+    async def reconcile(self, key: Key) -> None:
+        context = self._context
+        gateway = context.caches.gateways.get(key)
+        if gateway is None:
+            self._release(key)
+            return
+        status = gateway.status if isinstance(gateway, VpcGateway) else GatewayStatus()
+        after: dict[str, Any]
+        try:
+            if isinstance(gateway, Invalid):
+                raise gateway.problem
+            owned = await self._owned()
+            placed = self._placed(key, gateway, owned)
+        except (Rejected, NotYet) as error:
+            state = State("False", reason_of(error), str(error))
+            # What is in force stays until it can be decided again; what was refused leads nowhere.
+            after = {} if isinstance(error, NotYet) else {"nodes": [], "forbidden": []}
+            accepted = (
+                state if isinstance(error, Rejected) else State("True", "Valid", "the specification is valid")
+            )
+            after |= {"ready": False, "conditions": {ACCEPTED: accepted, READY: state, REDUNDANT: None}}
+            if isinstance(error, Rejected):
+                self._release(key)
+        else:
+            after = self._status(key, gateway, placed, owned)
+        meta = gateway.metadata
+        after["conditions"] = conditions(status.conditions, after["conditions"], meta.generation, now())
+        after["observedGeneration"] = meta.generation
+        await context.status(VPC_GATEWAYS, meta, status, after)
+
+    def _placed(self, key: Key, gateway: VpcGateway, owned: Sequence[Owned]) -> _Placed:
+        context, rules = self._context, self._context.rules
+        parsed = parse_gateway(gateway, rules.gateway_addresses, rules.srv6_block)
+        vpc = context.caches.vpcs.get(parsed.vpc)
+        number = context.allocator.vpcs.of(parsed.vpc)
+        if not isinstance(vpc, Vpc) or not vpc.status.ready or number is None:
+            raise NotYet(
+                f"VPC {'/'.join(parsed.vpc)} is not ready, or does not exist; make it", reason="VPCNotReady"
+            )
+        networks = parse_networks(vpc.spec.networks, rules.srv6_block)
+        families = parsed.families or tuple(sorted({network.version for network in networks}))
+        self._sole(key, gateway, parsed)
+        if parsed.snat:
+            disjoint(parsed.addresses, owned)
+        else:
+            routable((one for one in networks if one.version in families), rules.gateway_addresses, owned)
+        self._identify(key, gateway, parsed.vpc)
+        nodes = self._nodes(key, gateway, parsed)
+        return _Placed(parsed, families, networks, nodes)
+
+    def _sole(self, key: Key, gateway: VpcGateway, parsed: ParsedGateway) -> None:
+        """Raises Rejected where an older gateway has the VPC, or one of the addresses."""
+        for other_key, other in self._context.caches.gateways.items():
+            if (
+                other_key == key
+                or not isinstance(other, VpcGateway)
+                or _age(other_key, other) > _age(key, gateway)
+            ):
+                continue
+            if (other.metadata.namespace, other.spec.vpc.rpartition("/")[2]) == parsed.vpc:
+                raise Rejected(
+                    f"{parsed.vpc[1]} is led out by VPCGateway {other_key[1]} already; delete one of them, or add to "
+                    "that one's replicas and addresses",
+                    reason="VPCHasGateway",
+                    field="spec.vpc",
+                )
+            taken = {*map(str, parsed.addresses)} & {*map(_canonical, other.spec.snat.addresses)}
+            if taken:
+                where = (
+                    f"VPCGateway {other_key[1]}"
+                    if other_key[0] == key[0]
+                    else "another namespace's VPCGateway"
+                )
+                raise Rejected(
+                    f"{min(taken)} is held by {where}; give another address",
+                    reason="AddressTaken",
+                    field="spec.snat.addresses",
+                )
+
+    def _identify(self, key: Key, gateway: VpcGateway, vpc: Key) -> int:
+        functions = self._context.allocator.of(vpc).functions
+        holder = key[0], HOLDER + key[1]
+        present = functions.of(holder)
+        if present is None and gateway.status.function:
+            try:
+                if functions.claim(holder, number := parse_function(gateway.status.function)):
+                    return number
+            except Rejected:
+                pass  # another client overwrote the status
+        return functions.allocate(holder, gateway.metadata.uid)
+
+    def _release(self, key: Key) -> None:
+        """The gateway's identifier, in whichever VPC it has one."""
+        holder = key[0], HOLDER + key[1]
+        for vpc in [vpc for vpc in self._context.caches.vpcs if vpc[0] == key[0]]:
+            allocations = self._context.allocator.allocated(vpc)
+            if allocations is not None:
+                allocations.functions.release(holder)
+
+    def _nodes(self, key: Key, gateway: VpcGateway, parsed: ParsedGateway) -> tuple[GatewayNode, ...]:
+        caches, allocator = self._context.caches, self._context.allocator
+        spec, before = gateway.spec, gateway.status.nodes
+        eligible: dict[str, bool] = {}
+        prefixes: dict[str, IPv6Network] = {}
+        current = [one.node for one in before]
+        for (_, name), node in caches.nodes.items():
+            segment = caches.segments.get(("", name))
+            fits = all(
+                node.metadata.labels.get(label) == value
+                for selector in (spec.node_selector, self._context.rules.gateway_node_selector)
+                for label, value in selector.items()
+            )
+            if (
+                not fits
+                or not isinstance(segment, NodeSegment)
+                or node.metadata.deletion_timestamp is not None
+            ):
+                continue
+            try:
+                prefixes[name] = parse_prefix(segment.spec.prefix)
+            except Rejected:
+                continue
+            ready = obstacle(caches, ("", name), node.metadata.uid) == ""
+            if ready or name in current:
+                eligible[name] = ready if name not in current else not node.away
+        names = chosen(current, eligible, spec.replicas, gateway.metadata.uid)
+        holders = {address: one.node for one in before for address in one.addresses}
+        held: dict[str, list[str]] = {name: [] for name in names}
+        for family in (4, 6):
+            texts = [str(address) for address in parsed.addresses if address.version == family]
+            for name, addresses in spread(texts, names, holders).items():
+                held[name] += addresses
+        vpc, function = (
+            allocator.vpcs.of(parsed.vpc),
+            allocator.of(parsed.vpc).functions.of((key[0], HOLDER + key[1])),
+        )
+        assert vpc is not None
+        assert function is not None
+        placed = []
+        for name in names:
+            segment = caches.segments.get(("", name))
+            text = str(sid(prefixes[name], vpc, function))
+            ready = isinstance(segment, NodeSegment) and text in segment.status.gateways
+            placed.append(GatewayNode(node=name, sid=text, addresses=tuple(held[name]), ready=ready))
+        return tuple(placed)
+
+    def _status(
+        self, key: Key, gateway: VpcGateway, placed: _Placed, owned: Sequence[Owned]
+    ) -> dict[str, Any]:
+        allocator = self._context.allocator
+        vpc = allocator.vpcs.of(placed.parsed.vpc)
+        function = allocator.of(placed.parsed.vpc).functions.of((key[0], HOLDER + key[1]))
+        assert vpc is not None
+        assert function is not None
+        ready, redundant = _states(gateway.spec.replicas, placed)
+        return {
+            "ready": ready.status == "True",
+            "identifier": vpc_hex(vpc),
+            "function": function_hex(function),
+            "families": [f"IPv{family}" for family in placed.families],
+            "snat": placed.parsed.snat,
+            "networks": [str(network) for network in placed.networks],
+            "forbidden": self._forbidden(owned),
+            "nodes": [node.model_dump(by_alias=True, mode="json") for node in placed.nodes],
+            "conditions": {
+                ACCEPTED: State("True", "Valid", "the specification is valid"),
+                READY: ready,
+                REDUNDANT: redundant,
+            },
+        }
+
+    def _forbidden(self, owned: Sequence[Owned]) -> list[str]:
+        """The cluster's networks and those that an administrator forbids, without what is allowed."""
+        rules = self._context.rules
+        networks = [one.network for one in owned] + list(rules.gateway_forbidden)
+        for allowed in rules.gateway_allowed:
+            networks = [rest for network in networks for rest in _without(network, allowed)]
+        return [str(network) for family in (4, 6) for network in _merged(networks, family)][:MAX_FORBIDDEN]
+
+    async def _owned(self) -> tuple[Owned, ...]:
+        """The cluster's own networks: of Nodes and their pods, of Services, of the API server, and the SRv6 block."""
+        caches, rules = self._context.caches, self._context.rules
+        until, cluster = self._cluster
+        if self._context.clock() >= until:
+            cluster = await self._services()
+            self._cluster = self._context.clock() + CLUSTER_SECONDS, cluster
+        owned = list(cluster)
+        if rules.srv6_block:
+            owned.append(Owned(rules.srv6_block, "the SRv6 block"))
+        for (_, name), node in caches.nodes.items():
+            owned += _of_node(name, node)
+        return tuple(owned)
+
+    async def _services(self) -> tuple[Owned, ...]:
+        owned: list[Owned] = []
+        for ranges in await self._listed(SERVICE_CIDRS):
+            owned += _owned((ranges.get("spec") or {}).get("cidrs") or (), "the cluster's Services")
+        selector = "kubernetes.io/service-name=kubernetes"
+        for part in await self._listed(ENDPOINT_SLICES, "default", selector):
+            for endpoint in part.get("endpoints") or ():
+                owned += _owned(endpoint.get("addresses") or (), "the API server")
+        return tuple(owned)
+
+    async def _listed(
+        self, resource: Any, namespace: str | None = None, labels: str = ""
+    ) -> Sequence[Object]:
+        """The objects; none of a kind that is not served, or that the role of an earlier chart does not permit."""
+        try:
+            return (await self._context.api.list(resource, namespace, labels=labels))[0]
+        except NotFound:
+            return ()
+        except Rejected as error:
+            if error.reason != "Forbidden":
+                raise
+            log.warning("kind not permitted, is the role of an earlier chart?", error=str(error))
+            return ()
+
+
+def _of_node(name: str, node: Node) -> list[Owned]:
+    owned = _owned(node.addresses, f"an address of Node {name}")
+    return owned + _owned(node.pod_networks, f"the pods of Node {name}")
+
+
+def _owned(texts: Sequence[str], owner: str) -> list[Owned]:
+    owned = []
+    for text in texts:
+        try:
+            owned.append(Owned(ip_network(text, strict=False), owner))
+        except ValueError:  # a name
+            continue
+    return owned
+
+
+def _merged(networks: Sequence[Network], family: int) -> Iterable[Network]:
+    """Those of a family, without those inside others."""
+    chosen: Any = [network for network in networks if network.version == family]
+    return collapse_addresses(chosen)
+
+
+def _without(network: Network, allowed: Network) -> list[Network]:
+    """The network without an allowed part of it."""
+    if network.version != allowed.version or not network.overlaps(allowed):
+        return [network]
+    if network.subnet_of(allowed):  # type: ignore[arg-type]
+        return []
+    return list(network.address_exclude(allowed))  # type: ignore[arg-type]
+
+
+def _states(replicas: int, placed: _Placed) -> tuple[State, State]:
+    """Ready and Redundant."""
+    serving: Mapping[int, list[str]] = {
+        family: [
+            node.node
+            for node in placed.nodes
+            if node.ready
+            and (not placed.parsed.snat or any(_family(text) == family for text in node.addresses))
+        ]
+        for family in placed.families
+    }
+    without = [family for family, nodes in serving.items() if not nodes]
+    waiting = [node.node for node in placed.nodes if not node.ready]
+    if not placed.nodes:
+        ready = State(
+            "False",
+            "NoNodes",
+            "no Node with a ready NodeSegment has the labels of spec.nodeSelector; label some",
+        )
+    elif without:
+        addressless = [
+            family
+            for family in without
+            if placed.parsed.snat and all(address.version != family for address in placed.parsed.addresses)
+        ]
+        if addressless:
+            ready = State(
+                "False",
+                "FamilyWithoutAddress",
+                f"spec.snat.addresses has no IPv{addressless[0]} address; give one, or leave IPv{addressless[0]} out "
+                "of spec.families",
+            )
+        else:
+            ready = State(
+                "False",
+                "NotReported",
+                f"{', '.join(waiting)} have not reported the way out yet; see the condition Gateways of their "
+                "NodeSegments",
+            )
+    else:
+        led = sorted({node for nodes in serving.values() for node in nodes})
+        ready = State("True", "Ready", f"packets leave by {', '.join(led)}")
+    fewest = min((len(nodes) for nodes in serving.values()), default=0)
+    if fewest >= replicas:
+        return ready, State("True", "AsAsked", f"{fewest} nodes lead out each family")
+    message = f"{fewest} of {replicas} nodes lead out each family"
+    if len(placed.nodes) < replicas:
+        message += "; label more Nodes, or lower spec.replicas"
+    elif placed.parsed.snat and not waiting:
+        message += "; give as many addresses of each family as replicas, or lower spec.replicas"
+    return ready, State("False", "FewerNodes", message)
+
+
+def _family(text: str) -> int:
+    return ip_address(text).version
+
+
+def _canonical(text: str) -> str:
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        return text
+
+
+def _age(key: Key, gateway: VpcGateway) -> tuple[str, Key]:
+    return gateway.metadata.creation_timestamp, key
+
+
+def enter(context: ReconcileContext) -> None:
+    """Claims the identifiers that live gateways hold: before any other is given."""
+    allocator = context.allocator
+    for key, gateway in context.caches.gateways.items():
+        if not isinstance(gateway, VpcGateway) or not (gateway.status.function and gateway.status.identifier):
+            continue
+        try:
+            vpc = allocator.vpcs.holder(parse_vpc(gateway.status.identifier))
+            if vpc == (key[0], gateway.spec.vpc.rpartition("/")[2]):
+                holder = key[0], HOLDER + key[1]
+                allocator.of(vpc).functions.claim(holder, parse_function(gateway.status.function))
+        except Rejected as error:
+            log.warning("malformed status, allocated again", gateway=key, error=str(error))

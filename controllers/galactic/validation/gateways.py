@@ -1,0 +1,148 @@
+"""Checks a VPCGateway: its addresses, its families, and that it takes nothing of the cluster's own."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv6Network
+from typing import Final
+
+from galactic.crds.vpcgateway import VpcGateway
+from galactic.errors import Rejected
+from galactic.validation.networks import (
+    Address,
+    Network,
+    host,
+    overlaps,
+    parse_address,
+    refuse_reserved,
+    within,
+)
+
+FAMILIES: Final = {"IPv4": 4, "IPv6": 6}
+ADDRESSES: Final = "spec.snat.addresses"
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedGateway:
+    """``vpc``: namespace and name. ``families``: empty for those of the VPC's networks."""
+
+    vpc: tuple[str, str]
+    families: tuple[int, ...]
+    snat: bool
+    addresses: tuple[Address, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """A network of the cluster, and its owner in words."""
+
+    network: Network
+    owner: str
+
+
+def parse_gateway(
+    gateway: VpcGateway, pool: Sequence[Network], srv6_block: IPv6Network | None
+) -> ParsedGateway:
+    """The gateway. Raises Rejected with field, value and remedy. ``pool``: addresses that gateways may have; empty:
+    any.
+    """
+    spec, namespace = gateway.spec, gateway.metadata.namespace
+    owner, _, name = spec.vpc.rpartition("/")
+    if owner not in ("", namespace):
+        raise Rejected(
+            f"{spec.vpc} is in another namespace: a VPC is led out by its owner; make the VPCGateway there",
+            reason="NotGranted",
+            field="spec.vpc",
+        )
+    if len(set(spec.families)) != len(spec.families):
+        raise Rejected(
+            f"{spec.families[0]} is there twice; remove it", reason="DuplicateFamily", field="spec.families"
+        )
+    families = tuple(sorted(FAMILIES[family] for family in spec.families))
+    addresses: list[Address] = []
+    for index, text in enumerate(spec.snat.addresses):
+        address = _address(text, f"{ADDRESSES}[{index}]", pool, srv6_block)
+        if address in addresses:
+            raise Rejected(
+                f"{text} is there twice; remove it",
+                reason="DuplicateAddress",
+                field=f"{ADDRESSES}[{index}]",
+            )
+        if families and address.version not in families:
+            raise Rejected(
+                f"{text} is of a family that spec.families lacks; remove it, or add IPv{address.version}",
+                reason="FamilyMismatch",
+                field=f"{ADDRESSES}[{index}]",
+            )
+        addresses.append(address)
+    if not spec.snat.enabled and addresses:
+        raise Rejected(
+            f"{addresses[0]} has no effect with enabled: false; remove it, or write enabled: true",
+            reason="SnatDisabled",
+            field=ADDRESSES,
+        )
+    if spec.snat.enabled and not addresses:
+        raise Rejected(
+            "empty: packets outside need a source; give addresses that the network outside routes to the gateway's "
+            "nodes, or write enabled: false where it routes the VPC's own",
+            reason="AddressesMissing",
+            field=ADDRESSES,
+        )
+    return ParsedGateway((namespace, name), families, spec.snat.enabled, tuple(addresses))
+
+
+def _address(text: str, field: str, pool: Sequence[Network], srv6_block: IPv6Network | None) -> Address:
+    try:
+        address = parse_address(text)
+    except ValueError as error:
+        raise Rejected(
+            f"{text!r}: {error}; write an address without a length, such as 203.0.113.1",
+            reason="InvalidAddress",
+            field=field,
+        ) from error
+    refuse_reserved(host(address), srv6_block, field)
+    if pool and not within(address, pool):
+        raise Rejected(
+            f"{address} is none of the addresses that gateways may have ({', '.join(map(str, pool))}); give one of "
+            "them, or ask an administrator to extend the chart's value gateways.addresses",
+            reason="AddressNotAllowed",
+            field=field,
+        )
+    return address
+
+
+def disjoint(addresses: Iterable[Address], owned: Iterable[Owned]) -> None:
+    """Raises Rejected when an address is one of the cluster's own: packets to it would go into the VPC."""
+    owned = tuple(owned)
+    for index, address in enumerate(addresses):
+        for one in owned:
+            if address in one.network:
+                raise Rejected(
+                    f"{address} is in {one.network}, {one.owner}; give an address that nothing else has",
+                    reason="AddressInUse",
+                    field=f"{ADDRESSES}[{index}]",
+                )
+
+
+def routable(networks: Iterable[Network], pool: Sequence[Network], owned: Iterable[Owned]) -> None:
+    """Raises Rejected unless the networks can be routed to from outside: for a gateway without SNAT."""
+    owned = tuple(owned)
+    for network in networks:
+        if pool and not any(
+            network.version == allowed.version and network.subnet_of(allowed)  # type: ignore[arg-type]
+            for allowed in pool
+        ):
+            raise Rejected(
+                f"false, and the VPC's network {network} is none that gateways may have "
+                f"({', '.join(map(str, pool))}); give addresses with enabled: true, or ask an administrator to extend "
+                "the chart's value gateways.addresses",
+                reason="NetworkNotAllowed",
+                field="spec.snat.enabled",
+            )
+        for one in owned:
+            if overlaps(network, one.network):
+                raise Rejected(
+                    f"false, and the VPC's network {network} overlaps {one.network}, {one.owner}; give addresses with "
+                    "enabled: true",
+                    reason="NetworkInUse",
+                    field="spec.snat.enabled",
+                )
