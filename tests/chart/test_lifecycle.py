@@ -825,7 +825,11 @@ def leads_out(release: Release) -> None:
         "apiVersion": f"{GROUP}/v1alpha",
         "kind": "VPCGateway",
         "metadata": {"name": "way", "namespace": "tenant"},
-        "spec": {"vpc": "blue", "nodeSelector": {"edge": "none"}, "snat": {"addresses": ["203.0.113.1"]}},
+        "spec": {
+            "vpc": {"name": "blue"},
+            "nodeSelector": {"edge": "none"},
+            "snat": {"addresses": ["203.0.113.1"]},
+        },
     }
     release.apply(manifest)
 

@@ -119,7 +119,7 @@ def test_out(tenants: Callable[..., Tenant], lab: Lab) -> None:
     node = lab.state.node("node-2")
     forbidden = [METADATA, "169.254.1.2", str(node.address), str(lab.state.node("node-1").address)]
     pairs = [("one", address) for address in forbidden]
-    assert blue.unanswered(pairs) == pairs
+    assert set(blue.unanswered(pairs)) == set(pairs)
     service = lab.get("service", "kubernetes")["spec"]["clusterIP"]
     assert not connects(blue, "one", service, 443)
     for address in (*HELD[4], *HELD[6]):

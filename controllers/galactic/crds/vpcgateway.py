@@ -6,9 +6,8 @@ from pydantic import ConfigDict, Field
 
 from galactic.crds.model import Condition, Meta, Model
 from galactic.crds.rules import Rule, rules
-from galactic.crds.vpc import Cidr, VpcIdentifier
+from galactic.crds.vpc import Cidr, VpcIdentifier, VpcReference
 from galactic.crds.vpcattachment import Address
-from galactic.crds.vpcpolicy import VpcName
 
 MAX_REPLICAS: Final = 16
 MAX_ADDRESSES: Final = 64
@@ -19,7 +18,7 @@ Family = Literal["IPv4", "IPv6"]
 VPC_KEPT: Final = Rule(
     "self.spec.vpc == oldSelf.spec.vpc",
     "spec.vpc is immutable; set it back, or make another VPCGateway",
-    "self.spec.vpc + ' cannot replace ' + oldSelf.spec.vpc"
+    "self.spec.vpc.name + ' cannot replace ' + oldSelf.spec.vpc.name"
     " + ': immutable; set it back, or make another VPCGateway'",
     ".spec.vpc",
 )
@@ -52,7 +51,7 @@ class Snat(Model):
 class GatewaySpec(Model):
     """The desired state of a gateway."""
 
-    vpc: VpcName = Field(description="The VPC, NAME or NAMESPACE/NAME, of the gateway's own namespace.")
+    vpc: VpcReference = Field(description="The VPC, of the gateway's own namespace.")
     node_selector: dict[str, str] = Field(
         default_factory=dict, description="Labels of the Nodes that may be chosen. Left out: all of them."
     )
@@ -126,7 +125,7 @@ class VpcGateway(Model):
     SCOPE: ClassVar = "Namespaced"
     RULES: ClassVar = (VPC_KEPT,)
     COLUMNS: ClassVar = (
-        ("VPC", ".spec.vpc", "string"),
+        ("VPC", ".spec.vpc.name", "string"),
         ("Nodes", ".status.nodes[*].node", "string"),
         ("Addresses", ".spec.snat.addresses", "string"),
         ("Ready", ".status.ready", "boolean"),

@@ -110,7 +110,7 @@ class Gateways:
                 or _age(other_key, other) > _age(key, gateway)
             ):
                 continue
-            if (other.metadata.namespace, other.spec.vpc.rpartition("/")[2]) == parsed.vpc:
+            if (other.metadata.namespace, other.spec.vpc.name) == parsed.vpc:
                 raise Rejected(
                     f"{parsed.vpc[1]} is led out by VPCGateway {other_key[1]} already; delete one of them, or add to "
                     "that one's replicas and addresses",
@@ -375,7 +375,7 @@ def enter(context: ReconcileContext) -> None:
             continue
         try:
             vpc = allocator.vpcs.holder(parse_vpc(gateway.status.identifier))
-            if vpc == (key[0], gateway.spec.vpc.rpartition("/")[2]):
+            if vpc == (key[0], gateway.spec.vpc.name):
                 holder = key[0], HOLDER + key[1]
                 allocator.of(vpc).functions.claim(holder, parse_function(gateway.status.function))
         except Rejected as error:

@@ -16,6 +16,7 @@ from galactic.validation.networks import (
     refuse_reserved,
     within,
 )
+from galactic.validation.references import check_kind, referenced
 
 FAMILIES: Final = {"IPv4": 4, "IPv6": 6}
 ADDRESSES: Final = "spec.snat.addresses"
@@ -46,10 +47,11 @@ def parse_gateway(
     any.
     """
     spec, namespace = gateway.spec, gateway.metadata.namespace
-    owner, _, name = spec.vpc.rpartition("/")
-    if owner not in ("", namespace):
+    check_kind(spec.vpc, "spec.vpc")
+    vpc = referenced(spec.vpc, namespace)
+    if vpc[0] != namespace:
         raise Rejected(
-            f"{spec.vpc} is in another namespace: a VPC is led out by its owner; make the VPCGateway there",
+            f"{'/'.join(vpc)} is in another namespace: a VPC is led out by its owner; make the VPCGateway there",
             reason="NotGranted",
             field="spec.vpc",
         )
@@ -87,7 +89,7 @@ def parse_gateway(
             reason="AddressesMissing",
             field=ADDRESSES,
         )
-    return ParsedGateway((namespace, name), families, spec.snat.enabled, tuple(addresses))
+    return ParsedGateway(vpc, families, spec.snat.enabled, tuple(addresses))
 
 
 def _address(text: str, field: str, pool: Sequence[Network], srv6_block: IPv6Network | None) -> Address:

@@ -251,7 +251,7 @@ def stored(name="g", nodes=None, **status):
     exits = [{"node": "node-1", "sid": str(exit_(1).segment), "addresses": ["203.0.113.1"], "ready": True}]
     return {
         "metadata": {"name": name, "namespace": "t", "resourceVersion": "1", "uid": "u"},
-        "spec": {"vpc": "v", "replicas": 1},
+        "spec": {"vpc": {"name": "v"}, "replicas": 1},
         "status": {
             "identifier": names.vpc_hex(VPC),
             "function": names.function_hex(FUNCTION),

@@ -76,7 +76,8 @@ def gateway(
     cluster, name="g", *, vpc="v", addresses=("203.0.113.1", "203.0.113.2"), namespace="default", **spec
 ):
     snat = {"snat": {"addresses": list(addresses)}}
-    body = {"vpc": vpc, "nodeSelector": {"edge": "yes"}} | snat | spec
+    named = {"name": vpc} if isinstance(vpc, str) else vpc
+    body = {"vpc": named, "nodeSelector": {"edge": "yes"}} | snat | spec
     cluster.api.put(VPC_GATEWAYS, {"metadata": {"name": name}, "spec": body}, namespace)
 
 
@@ -159,7 +160,7 @@ async def test_without_a_spare_a_dead_node_keeps_its_place(led):
         pytest.param({"addresses": ()}, "AddressesMissing", id="none"),
         pytest.param({"addresses": ("203.0.113.1", "203.0.113.1")}, "DuplicateAddress", id="twice"),
         pytest.param({"families": ["IPv6"]}, "FamilyMismatch", id="of-another-family"),
-        pytest.param({"vpc": "other/v"}, "NotGranted", id="another-namespace"),
+        pytest.param({"vpc": {"namespace": "other", "name": "v"}}, "NotGranted", id="another-namespace"),
         pytest.param({"addresses": (), "snat": {"enabled": False}}, None, id="routed"),
         pytest.param({"addresses": ("8.8.8.8",)}, None, id="without-a-pool-any"),
     ],
