@@ -18,7 +18,7 @@ from mqtt import BASE, retained
 from patient import at_hand
 from rich.console import Console
 from routers import leading, log
-from story import ANSWER_SECONDS, Tenant, eventually, tenancy
+from story import ANSWER_SECONDS, API, Tenant, eventually, tenancy
 
 from galactic_lab.cluster import Lab
 
@@ -153,6 +153,64 @@ def test_the_holder_of_an_address_wins_on_the_rivals_node_too(
     stranger.all_reach((("far", "10.1.1.2"),))
     tenant.all_reach((("one", "10.1.1.2"),))
     assert echoes_of(stranger, "twin") > twin
+
+
+BANK = "00000000c0df"
+
+
+def test_peers_reach_each_other_where_both_clusters_agree(
+    tenant: Tenant, stranger: Tenant, east: Lab, west: Lab
+) -> None:
+    """Both VPCs are in both clusters. The east peers them, which concerns nobody in the west before the west does too;
+    and the west ends it alone.
+    """
+    here, there = east.state.cluster, west.state.cluster
+    shared = {"clusters": [here, there]}
+    east.state.admissions.write_text(yaml.safe_dump({"vpcs": {IDENTIFIER: shared, BANK: shared}}))
+    for one in (tenant, stranger):
+        spec = {"networks": ["10.9.1.0/24"], "identifier": BANK}
+        one.apply({"apiVersion": API, "kind": "VPC", "metadata": {"name": "bank"}, "spec": spec})
+        eventually(
+            "the bank is ready",
+            lambda one=one: one.lab.get("vpc", "-n", one.namespace, "bank").get("status", {}).get("ready"),
+        )
+    stranger.attach("vault", "10.9.1.5/24", vpc="bank")
+    (member,) = west.state.members
+    stranger.pod("vault", member.name)
+    tenant.all_reach((("one", "10.1.1.3"),))
+
+    peer(tenant, "vpc", "bank")
+    peer(tenant, "bank", "vpc")
+    eventually("the east is peered", lambda: peered(tenant, "vpc") and peered(tenant, "bank"))
+    assert not tenant.ping("one", "10.9.1.5"), "the vault is of a cluster that peers nothing"
+    peer(stranger, "vpc", "bank")
+    assert not tenant.ping("one", "10.9.1.5")
+    peer(stranger, "bank", "vpc")
+    tenant.all_reach((("one", "10.9.1.5"), ("two", "10.9.1.5")))
+    stranger.all_reach((("vault", "10.1.1.1"), ("vault", "10.1.1.3"), ("far", "10.9.1.5")))
+
+    peer(stranger, "bank")
+    eventually(
+        "the vault answers none",
+        lambda: len(tenant.unanswered((("one", "10.9.1.5"), ("two", "10.9.1.5")))) == 2,
+    )
+    eventually(
+        "nor does it reach any",
+        lambda: len(stranger.unanswered((("vault", "10.1.1.1"), ("vault", "10.1.1.3")))) == 2,
+    )
+    assert peered(tenant, "vpc"), "in the east both name each other"
+
+
+def peer(tenant: Tenant, name: str, *peers: str) -> None:
+    """A VPC names others of its namespace."""
+    body = json.dumps({"spec": {"peers": [{"name": one} for one in peers]}})
+    tenant.lab.kubectl("patch", "vpc", "-n", tenant.namespace, name, "--type=merge", "-p", body)
+
+
+def peered(tenant: Tenant, name: str) -> bool:
+    """Whether all that it names is in force."""
+    conditions = tenant.lab.get("vpc", "-n", tenant.namespace, name)["status"].get("conditions", ())
+    return any((one["type"], one["status"]) == ("Peered", "True") for one in conditions)
 
 
 def contexts(**labs: Lab) -> dict[str, Any]:

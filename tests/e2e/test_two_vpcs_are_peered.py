@@ -229,6 +229,57 @@ def kernel_routes(lab: Lab, tenant: Tenant) -> list[str]:
     return lines
 
 
+def galactic(lab: Lab, *words: str, ok: tuple[int, ...] = (0,)) -> Any:
+    """The JSON that a sub-command prints."""
+    program = Path(sys.executable).with_name("galactic")
+    argv = [str(program), *words, "-o", "json", "--kubeconfig", str(lab.kubeconfig)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False)
+    assert done.returncode in ok, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return json.loads(done.stdout)
+
+
+def test_the_tools_show_peers_and_whose_a_route_is(peered: dict[str, Tenant], lab: Lab) -> None:
+    blue, red = peered["blue"], peered["red"]
+    (vpc,) = galactic(lab, "vpcs", f"{blue.namespace}/vpc")
+    assert [(peer["name"], peer["inForce"]) for peer in vpc["peers"]] == [(f"{red.namespace}/vpc", True)]
+    identifier = red.lab.get("vpc", "-n", red.namespace, "vpc")["status"]["identifier"]
+
+    def alike() -> bool:
+        routes = galactic(lab, "routes", f"{blue.namespace}/vpc", ok=(0, 3))["routes"]
+        whose = {(route["network"], route["attachment"], route["peer"]) for route in routes}
+        named = {
+            (f"{address}/{128 if ':' in address else 32}", f"{red.namespace}/p{n}", identifier)
+            for n in (1, 2)
+            for address in addresses("red", n)
+        }
+        return named <= whose and not any(route["differences"] for route in routes)
+
+    eventually("galactic routes has the peer's, and nothing differs", alike)
+    for pod in ("p1", "p2"):
+        ways = galactic(lab, "trace", f"{blue.namespace}/p1", f"{red.namespace}/{pod}")["ways"]
+        assert len(ways) == 4
+        assert all(hop["state"] == "passes" for way in ways for hop in way["hops"]), ways
+        assert f"the VRF of peer {red.namespace}/vpc" in json.dumps(ways)
+    green = peered["green"]
+    argv = ("trace", f"{blue.namespace}/p1", f"{green.namespace}/p1")
+    program = Path(sys.executable).with_name("galactic")
+    told = subprocess.run(
+        [str(program), *argv, "--kubeconfig", str(lab.kubeconfig)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "without a peering in force" in " ".join((told.stdout + told.stderr).split())
+    names(peered, "green")
+    eventually("red lacks one", lambda: reason(peered["red"]) == "NotNamedBack")
+    findings = galactic(lab, "status", ok=(0, 3))["findings"]
+    (finding,) = [one for one in findings if one["about"] == f"VPC {red.namespace}/vpc"]
+    assert finding["remedy"]
+    assert not [one for one in findings if one["about"] == f"VPC {green.namespace}/vpc"], (
+        "a request is no fault"
+    )
+
+
 def test_networks_that_come_to_overlap_end_it(peered: dict[str, Tenant]) -> None:
     red = peered["red"]
     patch(red, networks=[*NETWORKS["red"], "10.1.1.128/25"])
