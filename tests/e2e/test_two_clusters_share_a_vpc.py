@@ -161,7 +161,7 @@ BANK = "00000000c0df"
 def test_peers_reach_each_other_where_both_clusters_agree(
     tenant: Tenant, stranger: Tenant, east: Lab, west: Lab
 ) -> None:
-    """Both VPCs are in both clusters. The east peers them, which concerns nobody in the west before the west does too;
+    """Both VPCs are in both clusters. The east peers them, which concerns no pod in the west before the west does too;
     and the west ends it alone.
     """
     here, there = east.state.cluster, west.state.cluster

@@ -263,13 +263,13 @@ def test_the_tools_show_peers_and_whose_a_route_is(peered: dict[str, Tenant], la
     green = peered["green"]
     argv = ("trace", f"{blue.namespace}/p1", f"{green.namespace}/p1")
     program = Path(sys.executable).with_name("galactic")
-    told = subprocess.run(
+    printed = subprocess.run(
         [str(program), *argv, "--kubeconfig", str(lab.kubeconfig)],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert "without a peering in force" in " ".join((told.stdout + told.stderr).split())
+    assert "without a peering in force" in " ".join((printed.stdout + printed.stderr).split())
     names(peered, "green")
     eventually("red lacks one", lambda: reason(peered["red"]) == "NotNamedBack")
     findings = galactic(lab, "status", ok=(0, 3))["findings"]
