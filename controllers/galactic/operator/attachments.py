@@ -38,7 +38,7 @@ from galactic.operator.policies.index import PolicyIndex
 from galactic.operator.retention import Retention, may_carry, retention, stateful
 from galactic.operator.route_reporting import PATIENCE_SECONDS, Unpublished
 from galactic.operator.stand_in import StandIn
-from galactic.operator.state import Invalid
+from galactic.operator.state import Invalid, status_of
 from galactic.operator.vpcs import Vpcs
 
 LEAVING: Final = State(
@@ -76,7 +76,7 @@ class Attachments:
             return
         meta = attachment.metadata
         if isinstance(attachment, Invalid):
-            await self._write(meta, AttachmentStatus(), None, attachment.problem)
+            await self._write(meta, status_of(AttachmentStatus, attachment), None, attachment.problem)
             return
         attachment = await self._stand_in.record(key, attachment)
         meta = attachment.metadata

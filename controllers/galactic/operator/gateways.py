@@ -22,7 +22,7 @@ from galactic.names import function_hex, parse_function, parse_vpc, vpc_hex
 from galactic.operator.context import ReconcileContext
 from galactic.operator.gateway_nodes import chosen, spread
 from galactic.operator.segments import obstacle
-from galactic.operator.state import Invalid, Node
+from galactic.operator.state import Invalid, Node, status_of
 from galactic.srv6 import parse_prefix, sid
 from galactic.validation.gateways import Owned, ParsedGateway, disjoint, parse_gateway, routable
 from galactic.validation.networks import Network, parse_networks
@@ -57,7 +57,7 @@ class Gateways:
         if gateway is None:
             self._release(key)
             return
-        status = gateway.status if isinstance(gateway, VpcGateway) else GatewayStatus()
+        status = status_of(GatewayStatus, gateway)
         after: dict[str, Any]
         try:
             if isinstance(gateway, Invalid):

@@ -13,7 +13,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
-from galactic.crds.model import Meta, parse, trimmed
+from galactic.crds.model import Meta, Model, parse, trimmed
 from galactic.crds.nodesegment import NodeSegment, SegmentEndpoint
 from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import VpcAttachment
@@ -57,6 +57,7 @@ from galactic.validation import multus
 from galactic.validation.services import VpcService, parse_service
 
 T = TypeVar("T")
+S = TypeVar("S", bound=Model)
 MESSAGE: Final = 1024
 """Characters of an invalid object's problem."""
 REMOVED: Final = 10_000
@@ -69,6 +70,8 @@ class Invalid:
 
     metadata: Meta
     problem: Rejected
+    status: Mapping[str, Any] = field(default_factory=dict)
+    """As the API server has it: an equal status is not written again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -511,28 +514,28 @@ def _vpc(item: Object) -> Vpc | Invalid:
     try:
         return parse(Vpc, trimmed(item))
     except Rejected as problem:
-        return Invalid(_meta(trimmed(item)), _brief(problem))
+        return _invalid(item, problem)
 
 
 def _attachment(item: Object) -> VpcAttachment | Invalid:
     try:
         return parse(VpcAttachment, item)
     except Rejected as problem:
-        return Invalid(_meta(trimmed(item)), _brief(problem))
+        return _invalid(item, problem)
 
 
 def _policy(item: Object) -> VpcPolicy | Invalid:
     try:
         return parse(VpcPolicy, item)
     except Rejected as problem:
-        return Invalid(_meta(item), problem)
+        return _invalid(item, problem)
 
 
 def _gateway(item: Object) -> VpcGateway | Invalid:
     try:
         return parse(VpcGateway, item)
     except Rejected as problem:
-        return Invalid(_meta(item), problem)
+        return _invalid(item, problem)
 
 
 def _policy_part(item: Object) -> PolicyPart:
@@ -543,7 +546,22 @@ def _segment(item: Object) -> NodeSegment | Invalid:
     try:
         return kept.segment(parse(NodeSegment, trimmed(item)))
     except Rejected as problem:
-        return Invalid(_meta(trimmed(item)), _brief(problem))
+        return _invalid(item, problem)
+
+
+def _invalid(item: Object, problem: Rejected) -> Invalid:
+    return Invalid(_meta(trimmed(item)), _brief(problem), item.get("status") or {})
+
+
+def status_of(kind: type[S], found: Any) -> S:
+    """The status of an object, also of one that does not fit its kind; an empty one where it does not either."""
+    if not isinstance(found, Invalid):
+        status: S = found.status
+        return status
+    try:
+        return parse(kind, found.status)
+    except Rejected:
+        return kind()
 
 
 def _brief(problem: Rejected) -> Rejected:

@@ -22,7 +22,7 @@ from galactic.names import parse_vpc, vpc_hex
 from galactic.operator.context import FINALIZER, ReconcileContext
 from galactic.operator.identifiers import identifier_taken
 from galactic.operator.peering import Peers
-from galactic.operator.state import Invalid
+from galactic.operator.state import Invalid, status_of
 from galactic.validation.joining import RECORDS, recorded, unrecorded
 from galactic.validation.networks import Network, parse_networks
 from galactic.validation.policies import policy
@@ -75,7 +75,7 @@ class Vpcs:
             self._identify(key, vpc)
         except (Rejected, NotYet) as error:
             problem = error
-        status = vpc.status if isinstance(vpc, Vpc) else VpcStatus()
+        status = status_of(VpcStatus, vpc)
         after = self._status(key, problem, members, meta.deletion_timestamp is not None)
         peers, after["conditions"][PEERED] = self.peers.statuses(key)
         if peers or status.peers:

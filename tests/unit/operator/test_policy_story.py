@@ -9,6 +9,7 @@ from galactic.kube.resources import (
     PODS,
     POLICY_SLICES,
     VPC_ATTACHMENTS,
+    VPC_GATEWAYS,
     VPC_POLICIES,
     VPCS,
 )
@@ -215,3 +216,24 @@ async def test_slices_that_nobody_wants_are_deleted_at_a_start(cluster):
     await cluster.start()
     await cluster.settled()
     assert not slices(cluster, "Group")
+
+
+@pytest.mark.parametrize(
+    ("resource", "item", "type_"),
+    [
+        (VPCS, "vpc", "Ready"),
+        (VPC_ATTACHMENTS, "attachment", "Ready"),
+        (VPC_POLICIES, "policy", "Accepted"),
+        (VPC_GATEWAYS, "gateway", "Accepted"),
+    ],
+)
+async def test_the_status_of_an_object_that_does_not_fit_its_kind_is_written_once(
+    cluster, resource, item, type_
+):
+    cluster.api.put(resource, {"metadata": {"name": "odd"}, "spec": {"vpc": 1}}, "default")
+    await cluster.settled()
+    assert cluster.condition(type_, "odd", resource=resource)["status"] == "False"
+    version = cluster.api.stored(resource, "odd", "default")["metadata"]["resourceVersion"]
+    cluster.reconciler.queue.add((item, ("default", "odd")))
+    await cluster.settled()
+    assert cluster.api.stored(resource, "odd", "default")["metadata"]["resourceVersion"] == version

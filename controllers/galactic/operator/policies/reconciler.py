@@ -16,7 +16,7 @@ from galactic.names import vpc_hex
 from galactic.operator.context import ReconcileContext
 from galactic.operator.policies.index import PolicyIndex, Rules
 from galactic.operator.policies.parts import base, group_specs, manifest, rules_spec, surplus
-from galactic.operator.state import Invalid, PolicyPart
+from galactic.operator.state import Invalid, PolicyPart, status_of
 from galactic.validation.grants import granted, refusal
 from galactic.validation.policies import policy, vpc_of
 
@@ -58,7 +58,7 @@ class Policies:
         rules = self.index.of_policy(key)
         selected = self.index.selected(rules.name) if rules else frozenset[Key]()
         states = {ACCEPTED: _accepted(problem, rules), ENFORCED: self._enforced(rules, selected)}
-        status = found.status if isinstance(found, VpcPolicy) else PolicyStatus()
+        status = status_of(PolicyStatus, found)
         after = {
             "attachments": len(selected),
             "conditions": conditions(status.conditions, states, meta.generation, now()),
