@@ -25,6 +25,7 @@ from galactic.linux.objects import (
     change,
     route_key,
 )
+from galactic.node.dataplane import gateway_rules
 from galactic.node.policies.rules import Rules
 from galactic.node.policies.ruleset import TABLE, table
 
@@ -70,6 +71,7 @@ def installed(host, sh):
     host.run(lambda: subprocess.run(command, input=order, text=True, check=True, capture_output=True))
     rules = Rules("policy-a", False, (), None)
     script = difference(Table(TABLE), table({HOST_END: [rules]}, {}))
+    script += f"add table {gateway_rules.TABLE}\n"
     host.run(lambda: subprocess.run(["nft", "-f", "-"], input=script, text=True, check=True))
     for part in ("GALACTIC-FORWARD", f"table {TABLE}"):
         assert part in sh(host, LISTED)
@@ -93,6 +95,7 @@ def test_it_refuses_while_a_pod_is_attached_and_then_takes_everything(installed,
     assert done.returncode == 0, done.stderr
     assert "deleted order of the IPv6 policy rules" in done.stdout
     assert f"deleted table {TABLE}" in done.stdout
+    assert f"deleted table {gateway_rules.TABLE}" in done.stdout
     assert sh(host, LISTED) == before
     again = run(host)
     assert (again.returncode, again.stdout) == (0, "nothing of Galactic is in this host's kernel\n")

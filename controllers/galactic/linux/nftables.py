@@ -15,7 +15,7 @@ import json
 import shutil
 import socket
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -156,8 +156,10 @@ class Nftables:
         sets = {entry[kind]["name"]: kind for entry in listed for kind in ("set", "map") if kind in entry}
         return Present(bool(listed), frozenset(chains), sets)
 
-    async def listed(self, table: str, maps: tuple[str, ...] = ()) -> list[dict[str, Any]]:
-        """The table as ``nft -j -t`` lists it, then the elements of those maps; empty without such a table."""
+    async def listed(self, table: str, filled: Iterable[tuple[str, str]] = ()) -> list[dict[str, Any]]:
+        """The table as ``nft -j -t`` lists it, then the elements of those sets and maps (kind and name); empty without
+        such a table.
+        """
         family, _, name = table.partition(" ")
         tables = json.loads(await _run("", "-j", "list tables"))["nftables"]
         if {"family": family, "name": name} not in [
@@ -166,9 +168,9 @@ class Nftables:
             return []
         listed = json.loads(await _run("", "-j", "-t", f"list table {table}"))["nftables"]
         entries = [entry for entry in listed if "metainfo" not in entry]
-        for one in maps:
-            alone = json.loads(await _run("", "-j", f"list map {table} {one}"))["nftables"]
-            entries += [entry for entry in alone if "map" in entry]
+        for kind, one in filled:
+            alone = json.loads(await _run("", "-j", f"list {kind} {table} {one}"))["nftables"]
+            entries += [entry for entry in alone if kind in entry]
         return entries
 
     async def counted(self, table: str, name: str) -> dict[str, int]:
@@ -181,10 +183,8 @@ class Nftables:
 
     async def fingerprint(self, table: Table) -> str:
         """Of the kernel's table without handles, counters and the elements of sets that rules fill."""
-        maps = tuple(
-            name for name, one in table.sets.items() if one.elements is not None and one.kind == "map"
-        )
-        entries = _plain(await self.listed(table.name, maps))
+        filled = [(one.kind, name) for name, one in table.sets.items() if one.elements is not None]
+        entries = _plain(await self.listed(table.name, filled))
         text = sorted(json.dumps(entry, sort_keys=True) for entry in entries)
         return hashlib.blake2b("\n".join(text).encode(), digest_size=16).hexdigest()
 

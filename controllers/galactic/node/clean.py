@@ -18,7 +18,8 @@ from galactic.linux.kernel import LinuxKernel
 from galactic.linux.nftables import Nftables, Table, rewrite
 from galactic.linux.objects import Change, Objects, change, route_of
 from galactic.names import parse_interface
-from galactic.node.policies.ruleset import TABLE
+from galactic.node.dataplane import gateway_rules
+from galactic.node.policies import ruleset
 
 PROGRAM: Final = "galactic-node-clean"
 SOCKET: Final = Path("/var/run/galactic/agent.sock")
@@ -52,21 +53,22 @@ async def clean(agent: Path, *, force: bool = False) -> list[str]:
         *words(surplus),
         *hops,
         *(f"chain {chain}" for chain in filtered.changed),
-        *await _without_rules(),
+        *await _without_tables(),
     ]
 
 
-async def _without_rules() -> list[str]:
-    """Deletes the table of rules; none where the host has no nf_tables, and so no such table."""
-    nftables = Nftables()
-    try:
-        present = await nftables.present(TABLE)
-    except Unreachable:
-        return []
-    if not present.exists:
-        return []
-    await nftables.apply(rewrite(present, Table(TABLE)))
-    return [f"table {TABLE}"]
+async def _without_tables() -> list[str]:
+    """Deletes Galactic's own tables; none where the host has no nf_tables, and so no such table."""
+    nftables, deleted = Nftables(), list[str]()
+    for table in (ruleset.TABLE, gateway_rules.TABLE):
+        try:
+            present = await nftables.present(table)
+        except Unreachable:
+            return deleted
+        if present.exists:
+            await nftables.apply(rewrite(present, Table(table)))
+            deleted.append(f"table {table}")
+    return deleted
 
 
 def words(surplus: Change) -> Iterator[str]:
