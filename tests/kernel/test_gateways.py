@@ -171,7 +171,7 @@ FABRIC = (
 
 
 @pytest.fixture(scope="module")
-def net(sh):
+def net(sh, vrfs):
     MULTIPATH[0] = asyncio.run(preflight()).multipath
     with ExitStack() as stack:
         fabric, outside, *hosts = (stack.enter_context(Namespace.fresh()) for _ in range(5))
@@ -244,9 +244,11 @@ def serving(space: Namespace):
     with space.run(listen) as listener:
         thread = threading.Thread(target=answer, args=(listener,))
         thread.start()
-        yield
-        ended.set()
-        thread.join()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
 
 @pytest.mark.parametrize("family", [4, 6])
