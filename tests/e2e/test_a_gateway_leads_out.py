@@ -179,7 +179,7 @@ def gateway(
         "kind": "VPCGateway",
         "metadata": {"name": name},
         "spec": {
-            "vpc": vpc,
+            "vpc": {"name": vpc},
             "nodeSelector": {"story.edge": "yes"},
             "replicas": 2,
             "snat": {"addresses": list(addresses)},

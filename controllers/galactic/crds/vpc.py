@@ -102,7 +102,7 @@ class PeerReference(Model):
 
 
 class VpcReference(Model):
-    """A VPC. Where kubectl applies it as text, NAME or NAMESPACE/NAME, the webhook writes these fields."""
+    """A VPC that an object of another kind names."""
 
     api_version: str = Field(default=API_VERSION, description="The VPC's API version.")
     kind: str = Field(default="VPC", description="VPC.")

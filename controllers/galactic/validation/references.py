@@ -1,6 +1,4 @@
-"""References to a VPC in other kinds: an object with ``name`` and ``namespace``, or its short form."""
-
-from collections.abc import Mapping
+"""References to a VPC in other kinds: ``name`` and ``namespace``."""
 
 from galactic.crds.vpc import VpcReference
 from galactic.errors import Rejected
@@ -20,9 +18,3 @@ def check_kind(reference: VpcReference, field: str) -> None:
             reason="UnknownKind",
             field=f"{field}.kind",
         )
-
-
-def expanded(text: str) -> Mapping[str, str]:
-    """The reference whose short form is ``NAME`` or ``NAMESPACE/NAME``. It is not checked: the API server does so."""
-    namespace, slash, name = text.partition("/")
-    return {"namespace": namespace, "name": name} if slash else {"name": text}

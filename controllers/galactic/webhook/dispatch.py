@@ -44,7 +44,6 @@ from galactic.webhook.joins import Joins
 from galactic.webhook.metadata import bounded
 from galactic.webhook.nodesegment import Identities
 from galactic.webhook.record import AttachmentRecord, State, state
-from galactic.webhook.reference import written_out
 from galactic.webhook.review import ALLOWED, Answer, Request
 from galactic.webhook.service import mutated
 
@@ -79,9 +78,9 @@ class Dispatcher:
         self._cluster, self._rules, self._joins = cluster, rules, joins
 
     async def mutate(self, request: Request) -> Answer:
-        """The patch of a Pod, of a Service, or of an object that names its VPC in short."""
-        handlers = {PODS.plural: self._mutate_pod, SERVICES.plural: self._mutate_service}
-        return await self._answered(request, handlers.get(request.resource, self._mutate_reference))
+        """The patch of a Pod or a Service."""
+        handler = self._mutate_service if request.resource == SERVICES.plural else self._mutate_pod
+        return await self._answered(request, handler)
 
     async def validate(self, request: Request) -> Answer:
         """Whether the object may be stored."""
@@ -137,9 +136,6 @@ class Dispatcher:
             checked(service)
             await self._require_grant(service.vpc, request.namespace, VPC_FIELD)
         return mutated(service, request.new)
-
-    async def _mutate_reference(self, request: Request) -> Answer:
-        return written_out(request.new)
 
     async def _validate_pod(self, request: Request) -> Answer:
         requester = pod.parse(request.new, request.namespace)

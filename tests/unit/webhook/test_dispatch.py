@@ -622,21 +622,6 @@ async def test_rules(dispatcher: Dispatcher, api: MemoryApi, spec: dict[str, Any
 
 
 @pytest.mark.parametrize(
-    ("named", "written"),
-    [
-        ("blue", {"name": "blue"}),
-        ("net/blue", {"namespace": "net", "name": "blue"}),
-        ({"name": "blue"}, None),
-        (None, None),
-    ],
-)
-async def test_a_vpc_is_named_in_short(dispatcher: Dispatcher, named: object, written: object) -> None:
-    answer = await dispatcher.mutate(request(VPC_POLICIES, policy(vpc=named)))
-    patch = () if written is None else ({"op": "replace", "path": "/spec/vpc", "value": written},)
-    assert (answer.refusal, answer.patch) == (None, patch)
-
-
-@pytest.mark.parametrize(
     ("floor", "refusal"),
     [
         ({"policyTypes": ["Ingress"], "vpc": {"name": "blue"}}, ""),
