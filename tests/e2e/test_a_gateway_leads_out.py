@@ -141,7 +141,7 @@ def test_out(tenants: Callable[..., Tenant], lab: Lab) -> None:
 
     # A node is cut off: the others lead round it, and it is used again when it is back.
     lost = lab.state.node("node-3")
-    lab.exec("fabric", ["ip", "link", "set", lost.name, "down"])
+    lab.exec("fabric", ["tc", "qdisc", "add", "dev", lost.name, "root", "netem", "loss", "100%"])
     try:
         left = {6 if ":" in address else 4: address for address in holders["node-2"]}
         for family in (4, 6):
@@ -151,15 +151,7 @@ def test_out(tenants: Callable[..., Tenant], lab: Lab) -> None:
             )
         assert blue.ping("one", OUTSIDE[4], count=20)
     finally:
-        lab.exec("fabric", ["ip", "link", "set", lost.name, "up"])
-        lab.exec(
-            "fabric",
-            ["ip", "-6", "route", "replace", str(lost.prefix), "via", str(lost.address), "dev", lost.name],
-        )
-        lab.exec(
-            "fabric",
-            ["ip", "-6", "route", "replace", str(lost.pods), "via", str(lost.address), "dev", lost.name],
-        )
+        lab.exec("fabric", ["tc", "qdisc", "del", "dev", lost.name, "root"])
 
     # Gone with the gateway, and nothing is left of it on a node.
     lab.kubectl("delete", "vpcgateway", "--all", "-n", blue.namespace, "--timeout=120s")

@@ -6,8 +6,9 @@ the flag ``extern_learn`` (NTF_EXT_LEARNED, net/core/neighbour.c), and Galactic'
 
 import errno
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from ipaddress import IPv6Address
+from types import MappingProxyType
 from typing import Final
 
 from galactic.linux.namespace import Namespace, device_index
@@ -46,12 +47,27 @@ async def kept(namespace: Namespace, accepts: Callable[[str], bool]) -> dict[Nei
 async def keep(
     namespace: Namespace, wanted: Iterable[Neighbour], surplus: Iterable[Neighbour] = ()
 ) -> dict[Neighbour, str]:
-    """Makes entries that are kept, without a link-layer address, and deletes the surplus. The failures.
+    """Makes entries that are kept, and deletes the surplus. The failures.
 
-    An entry that the kernel has already is resolved again with the next packet to it. Raises Unreachable.
+    Entries of a device get the MAC that is in a link-local address among them: those of a pod's gateway. A kernel
+    without CONFIG_IPV6_ROUTER_PREF takes no route through a gateway that is not resolved where there is a shorter one
+    (``rt6_check_neigh``, net/ipv6/route.c). Others have none, and are resolved with the next packet. Raises
+    Unreachable.
     """
+    wanted = list(wanted)
+    macs = {device: mac for device, address in wanted if (mac := embedded_mac(address))}
     deleting = [(RTM_DELNEIGH, neighbour) for neighbour in surplus]
-    return await _write(namespace, [*deleting, *((RTM_NEWNEIGH, neighbour) for neighbour in wanted)])
+    making = [(RTM_NEWNEIGH, neighbour) for neighbour in wanted]
+    return await _write(namespace, [*deleting, *making], macs=macs)
+
+
+def embedded_mac(address: Address) -> bytes:
+    """The MAC of which a link-local address was made (RFC 4291, appendix A); empty for any other address."""
+    if not (
+        isinstance(address, IPv6Address) and address.is_link_local and address.packed[11:13] == b"\xff\xfe"
+    ):
+        return b""
+    return bytes((address.packed[8] ^ 0x02,)) + address.packed[9:11] + address.packed[13:]
 
 
 async def keep_next_hops(namespace: Namespace, devices: Iterable[str]) -> int:
@@ -84,7 +100,10 @@ def _is_new(neighbour: Neighbour, entry: Entry, answering: set[tuple[str, bytes]
 
 
 async def _write(
-    namespace: Namespace, jobs: list[tuple[int, Neighbour]], flags: int = 0
+    namespace: Namespace,
+    jobs: list[tuple[int, Neighbour]],
+    flags: int = 0,
+    macs: Mapping[str, bytes] = MappingProxyType({}),
 ) -> dict[Neighbour, str]:
     failures: dict[Neighbour, str] = {}
     with namespace.netlink() as own:
@@ -92,10 +111,15 @@ async def _write(
         for start in range(0, len(jobs), BURST):
             part = jobs[start : start + BURST]
             messages = [
-                (kind, kept_entry(indexes[device], address, flags)) for kind, (device, address) in part
+                (kind, kept_entry(indexes[device], address, flags, _mac(address, macs.get(device, b""))))
+                for kind, (device, address) in part
             ]
             for number, error in (await send(own, messages)).items():
                 kind, neighbour = part[number - 1]
                 if kind == RTM_NEWNEIGH or error not in _GONE:
                     failures[neighbour] = os.strerror(error)
     return failures
+
+
+def _mac(address: Address, mac: bytes) -> bytes:
+    return b"" if address.is_multicast else mac

@@ -49,7 +49,7 @@ _STATES: Final[dict[int, NeighbourState]] = {
     0x40: "NOARP",
     0x80: "PERMANENT",
 }
-_NUD_PROBE, _NUD_NOARP = 0x10, 0x40
+_NUD_STALE, _NUD_PROBE, _NUD_NOARP = 0x04, 0x10, 0x40
 _KNOWN: Final = frozenset({"REACHABLE", "NOARP", "PERMANENT"})
 _REMEMBERED: Final = frozenset({"STALE", "DELAY"})
 BURST: Final = 100
@@ -140,11 +140,13 @@ async def _state(own: socket.socket, index: int, address: Address) -> tuple[Neig
     return (entry.state, _NTF_EXT_LEARNED if entry.kept else 0) if entry else ("NONE", 0)
 
 
-def kept_entry(index: int, address: Address, flags: int = 0) -> bytes:
-    """A message, without its header, that makes an entry kept. A multicast address needs no resolution."""
-    protocol = _attribute(_NDA_PROTOCOL, bytes((PROTOCOL,)))
-    state = _NUD_NOARP if address.is_multicast else 0
-    return _entry(index, address, state, flags | _NTF_EXT_LEARNED) + protocol
+def kept_entry(index: int, address: Address, flags: int = 0, mac: bytes = b"") -> bytes:
+    """A message, without its header, that makes an entry kept. A multicast address needs no resolution; with ``mac``
+    the entry is resolved, and confirmed at its first use.
+    """
+    body = _attribute(_NDA_PROTOCOL, bytes((PROTOCOL,))) + (_attribute(_NDA_LLADDR, mac) if mac else b"")
+    state = _NUD_NOARP if address.is_multicast else _NUD_STALE if mac else 0
+    return _entry(index, address, state, flags | _NTF_EXT_LEARNED) + body
 
 
 def _entry(index: int, address: Address, state: int, flags: int) -> bytes:
