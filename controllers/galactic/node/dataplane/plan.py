@@ -171,7 +171,7 @@ def attached(facts: Host, table: int, attachment: Attachment, holds: Callable[[N
     for address in attachment.addresses:
         if holds(host := ip_network(address.ip)):
             plan.routes[route_key(table, host)] = Direct(device)
-    plan.neighbours = _neighbours(device, _kept(attachment))
+    plan.neighbours = _neighbours(device, (address.ip for address in attachment.addresses))
     for termination in attachment.terminations:
         if holds(termination.network):
             plan.routes.setdefault(route_key(table, termination.network), Via(device, termination.via.packed))
@@ -220,16 +220,6 @@ def _neighbours(device: str, addresses: Iterable[Address]) -> dict[Neighbour, No
     """The addresses, and the groups by which those of IPv6 are solicited."""
     kept = ((device, one) for address in addresses for one in (address, *solicited_node(address)))
     return dict.fromkeys(kept)
-
-
-def _kept(attachment: Attachment) -> Iterator[Address]:
-    """The addresses that the host end has to know.
-
-    IPv6 next hops of terminations are left out: a kernel without CONFIG_IPV6_ROUTER_PREF takes no route through an
-    entry that is not resolved yet (``rt6_check_neigh``, net/ipv6/route.c), and the pod's MAC is its own to choose.
-    """
-    hops = {termination.via for termination in attachment.terminations}
-    return (address.ip for address in attachment.addresses if address.version == 4 or address.ip not in hops)
 
 
 def _gateways(attachment: Attachment, families: AbstractSet[int]) -> Iterator[IPv4Address | IPv6Address]:
