@@ -227,19 +227,7 @@ UNDERSTOOD: Final = 1
 
 _encoder: Final = msgspec.json.Encoder()
 _decoders: Final[dict[type, msgspec.json.Decoder[Message]]] = {
-    kind: msgspec.json.Decoder(kind)
-    for kind in (
-        NodeStatus,
-        NodeEndpoints,
-        EndpointsShard,
-        EndpointsHead,
-        Entitlements,
-        NodeUsage,
-        Leader,
-        Changes,
-        Shard,
-        Head,
-    )
+    kind: msgspec.json.Decoder(kind) for kind in M.__constraints__
 }
 
 _any: Final = msgspec.json.Decoder(Versioned)

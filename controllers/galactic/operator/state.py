@@ -511,31 +511,19 @@ def _listed(segment: NodeSegment | Invalid | None) -> set[str]:
 
 
 def _vpc(item: Object) -> Vpc | Invalid:
-    try:
-        return parse(Vpc, trimmed(item))
-    except Rejected as problem:
-        return _invalid(item, problem)
+    return _fitting(Vpc, trimmed(item))
 
 
 def _attachment(item: Object) -> VpcAttachment | Invalid:
-    try:
-        return parse(VpcAttachment, item)
-    except Rejected as problem:
-        return _invalid(item, problem)
+    return _fitting(VpcAttachment, item)
 
 
 def _policy(item: Object) -> VpcPolicy | Invalid:
-    try:
-        return parse(VpcPolicy, item)
-    except Rejected as problem:
-        return _invalid(item, problem)
+    return _fitting(VpcPolicy, item)
 
 
 def _gateway(item: Object) -> VpcGateway | Invalid:
-    try:
-        return parse(VpcGateway, item)
-    except Rejected as problem:
-        return _invalid(item, problem)
+    return _fitting(VpcGateway, item)
 
 
 def _policy_part(item: Object) -> PolicyPart:
@@ -543,14 +531,15 @@ def _policy_part(item: Object) -> PolicyPart:
 
 
 def _segment(item: Object) -> NodeSegment | Invalid:
+    segment = _fitting(NodeSegment, trimmed(item))
+    return segment if isinstance(segment, Invalid) else kept.segment(segment)
+
+
+def _fitting(kind: type[S], item: Object) -> S | Invalid:
     try:
-        return kept.segment(parse(NodeSegment, trimmed(item)))
+        return parse(kind, item)
     except Rejected as problem:
-        return _invalid(item, problem)
-
-
-def _invalid(item: Object, problem: Rejected) -> Invalid:
-    return Invalid(_meta(trimmed(item)), _brief(problem), item.get("status") or {})
+        return Invalid(_meta(trimmed(item)), _brief(problem), item.get("status") or {})
 
 
 def status_of(kind: type[S], found: Any) -> S:
