@@ -125,7 +125,7 @@ def once(net, pod: str, address: str) -> bool:
 
 
 def in_time(net, pod: str, address: str) -> bool:
-    """Answered by and by: a kernel doubts an entry with a wrong MAC for some ten seconds before it solicits anew."""
+    """Answered in the end: a kernel doubts an entry with a wrong MAC for some ten seconds before it solicits it."""
     return any(once(net, pod, address) for _ in patiently())
 
 

@@ -9,6 +9,7 @@ a guest, and a guest has one processor.
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def cases() -> list[object]:
     sources = {name: guest_kernels.known(name) for name in guest_kernels.KERNELS}
     names = {sources[name] or name: name for name in sorted(sources, key=(PINNED, LINUX).__contains__)}
     return [
-        pytest.param(name, boot, id=f"{source.version if source else name}-{boot.name}")
+        pytest.param(name, boot, id=f"{boot.name}@{source.version if source else name}")
         for name, source in sources.items()
         if name in names.values()
         for boot in boots(name)
@@ -78,7 +79,10 @@ def cases() -> list[object]:
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(("kernel", "boot"), cases())
-def test_in_a_guest(tmp_path: Path, kernel: str, boot: Boot) -> None:
+def test_in_a_guest(
+    tmp_path: Path, kernel: str, boot: Boot, record_property: Callable[[str, object], None]
+) -> None:
+    record_property("files", " ".join(boot.files))
     source = guest_kernels.known(kernel)
     linux = build(source).find("linux") if source else None
     assert linux, f"the {kernel} guest kernel ({source or 'not chosen yet'}) is not built: galactic lab build"

@@ -14,10 +14,17 @@ REPORT = """<testsuites><testsuite>
 <testcase classname="tests.e2e.test_b" name="test_four"><error/></testcase>
 </testsuite></testsuites>"""
 GUESTS = """<testsuites><testsuite>
-<testcase classname="tests.kernel.test_in_guest" name="test_in_a_guest[6.1.1-1-test_plan.py]"/>
-<testcase classname="tests.kernel.test_in_guest" name="test_in_a_guest[7.3-1~bpo-test_plan.py]"><failure/></testcase>
+<testcase classname="tests.kernel.test_in_guest" name="test_in_a_guest[others@6.1.1-1]">
+<properties><property name="files" value="test_plan.py test_peering.py"/></properties></testcase>
+<testcase classname="tests.kernel.test_in_guest" name="test_in_a_guest[others-2@7.3-1~bpo]">
+<properties><property name="files" value="test_plan.py"/></properties><failure/></testcase>
+<testcase classname="tests.unit.test_a" name="test_five"><failure/></testcase>
 </testsuite></testsuites>"""
-NAMES = {"tests.e2e.test_a": "tests/e2e/test_a.py"}
+NAMES = {
+    "tests.e2e.test_a": "tests/e2e/test_a.py",
+    "tests.unit.test_a": "tests/unit/test_a.py",
+    "tests.kernel.test_in_guest": "tests/kernel/test_in_guest.py",
+}
 
 
 @pytest.fixture
@@ -44,6 +51,11 @@ def test_kernels_are_distinguished(report):
     assert (old.title, old.failed) == ("Linux 6.1.1-1", False)
     assert (new.title, new.failed) == ("Linux 7.3-1~bpo", True)
     assert new.cell("tests/kernel/test_plan.py") == "**1 failed**"
+    assert old.cell("tests/kernel/test_peering.py") == "1"
+    assert new.cell("tests/kernel/test_peering.py") == "not run"
+    assert not proven.read(report(GUESTS), "Kubernetes 1.34", NAMES).files, (
+        "a whole run has other tests as well"
+    )
 
 
 def test_the_page(report):
