@@ -18,7 +18,7 @@ route_lookup           the route that the kernel chooses for a packet
 preflight              what this kernel supports, tried in a temporary namespace
 firewall               the packet filter's rules; ``iptables`` is the process that writes them
 legacy, nft            its two backends
-nftables               tables of nftables of Galactic's own, and the program ``nft``
+nftables, kept_table   tables of nftables of Galactic's own, and the program ``nft``; one that stays as written
 foreign, precedence    chains of other programs that drop packets of VPCs; what is ahead of Galactic's jumps
 foreign_rules          the rules of such chains, as conditions on a packet
 firewall_fingerprint   the chains as the kernel has them, and a fingerprint

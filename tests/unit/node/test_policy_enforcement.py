@@ -257,7 +257,7 @@ async def test_another_programs_change_is_put_back(monkeypatch):
         node.kernel.changed, node.kernel.number = "by hand", node.kernel.number + 1
         await node.until(lambda: len(node.kernel.scripts) > count)
         assert node.repaired == 1
-        assert Table(TABLE) != node.enforcement._table
+        assert Table(TABLE) != node.enforcement._kept.written
 
 
 @pytest.mark.asyncio

@@ -7,12 +7,12 @@ them.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 
 from galactic.errors import GalacticError
-from galactic.linux.nftables import Present, Table, difference, rewrite
+from galactic.linux.kept_table import KeptTable, Kernel
 from galactic.node.dataplane.gateway_rules import TABLE, WayOut, table
 from galactic.node.state.condition import ConditionState
 from galactic.node.state.store import Store
@@ -25,32 +25,19 @@ LINGER_SECONDS: Final = 20.0
 """For which rules of a way out stay that is no more: longer than a round that fails to remove it is repeated."""
 
 
-class Nft(Protocol):
-    """The part of ``galactic.linux.nftables.Nftables`` that is needed here."""
-
-    async def apply(self, script: str) -> None: ...
-
-    async def present(self, table: str) -> Present: ...
-
-    async def fingerprint(self, table: Table) -> str: ...
-
-    def generation(self) -> int: ...
-
-
 class GatewayFilter:
     """``lacking``: what this host lacks for it, in words. ``leads_out``: whether the kernel has a VPC's way out."""
 
     def __init__(
         self,
-        nft: Nft,
+        nft: Kernel,
         store: Store,
         lacking: Callable[[], Awaitable[str]],
         leads_out: Callable[[int], bool],
     ) -> None:
-        self._nft, self._store, self._lacking, self._leads_out = nft, store, lacking, leads_out
+        self._kept, self._store, self._lacking = KeptTable(nft, TABLE), store, lacking
+        self._leads_out = leads_out
         self._changed = store.watch()
-        self._written: Table | None = None
-        self._seen = (-1, "")  # generation and fingerprint when the table was as written
         self._ways: dict[int, tuple[WayOut, float]] = {}  # with the time until which a former one stays
         self._problem: str | None = None
 
@@ -64,7 +51,7 @@ class GatewayFilter:
             if str(error) != self._problem:
                 log.warning("rules of gateways not written, trying again", error=str(error))
             self._problem = str(error)
-            self._written = None
+            self._kept.forget()
 
     async def run(self) -> None:
         """For ever."""
@@ -86,33 +73,11 @@ class GatewayFilter:
             vpc: (way, until) for vpc, (way, until) in self._ways.items() if vpc in current or until > now
         } | {vpc: (way, now + LINGER_SECONDS) for vpc, way in current.items()}
         wanted = table(way for way, _ in self._ways.values())
-        if self._written is None and not wanted.chains and await self._lacking():
-            self._written = wanted  # nothing to remove where nothing can be
-        elif self._written is None or not await self._intact():
-            await self._nft.apply(rewrite(await self._nft.present(TABLE), wanted))
-            await self._note(wanted)
-        elif wanted != self._written:
-            await self._nft.apply(difference(self._written, wanted))
-            await self._note(wanted)
+        if self._kept.written is None and not wanted.chains and await self._lacking():
+            self._kept.assume(wanted)  # nothing to remove where nothing can be
+        await self._kept.verify()
+        await self._kept.write(wanted)
         store.set_filtered(current.keys())
-
-    async def _note(self, written: Table) -> None:
-        self._written = written
-        self._seen = self._nft.generation(), await self._nft.fingerprint(written)
-
-    async def _intact(self) -> bool:
-        """Whether no other program changed the table."""
-        assert self._written is not None
-        if not self._written.chains:
-            return True
-        generation, fingerprint = self._seen
-        if (now := self._nft.generation()) == generation:
-            return True
-        if await self._nft.fingerprint(self._written) != fingerprint:
-            log.warning("rules of gateways changed by another program were put back")
-            return False
-        self._seen = now, fingerprint
-        return True
 
     def _current(self) -> dict[int, WayOut]:
         gateways, prefix = self._store.gateways, self._store.node.prefix

@@ -18,7 +18,8 @@ from galactic import names
 from galactic.backoff import Backoff
 from galactic.errors import GalacticError, NotYet, Unreachable
 from galactic.kube.conditions import POLICIES
-from galactic.linux.nftables import Present, Table, difference, rewrite
+from galactic.linux import kept_table
+from galactic.linux.kept_table import KeptTable
 from galactic.node.policies.classes import Ip
 from galactic.node.policies.rules import CLOSED, Rules
 from galactic.node.policies.ruleset import TABLE, table
@@ -42,14 +43,10 @@ WAIT_SECONDS: Final = 12.0
 """For which an ADD waits for its rules; the plugin gives up after 20 s."""
 
 
-class Filter(Protocol):
+class Filter(kept_table.Kernel, Protocol):
     """The kernel's tables. ``galactic.linux.nftables.Nftables`` is the real one."""
 
-    async def apply(self, script: str) -> None: ...
-    async def present(self, table: str) -> Present: ...
     async def counted(self, table: str, name: str) -> dict[str, int]: ...
-    async def fingerprint(self, table: Table) -> str: ...
-    def generation(self) -> int: ...
 
 
 class Source(Protocol):
@@ -100,17 +97,14 @@ class Enforcement:
         repaired: Callable[[], None] = lambda: None,
     ) -> None:
         self._kernel, self._attachments = kernel, attachments
-        self._lacking, self._repaired = lacking, repaired
+        self._kept, self._lacking = KeptTable(kernel, TABLE, repaired), lacking
         self.wake = wake
         self._source: Source | None = None
         self._pending: dict[Key, Selected] = {}
         self._unruled: set[Key] = set()  # pending, without rules
         self._leaving: dict[str, float] = {}  # host end without an attachment → when its rules go
-        self._table: Table | None = None  # as the kernel has it; None: not known
         self._in_force: dict[str, tuple[Rules, ...]] = {}  # host end → rules
         self._written: asyncio.Event = asyncio.Event()  # set and replaced with each round
-        self._generation: int | None = None
-        self._fingerprint = ""
         self._problem = ""
         self.unable = ""
         """The lack of this host for rules, in words."""
@@ -138,7 +132,7 @@ class Enforcement:
         Unreachable.
         """
         dropped: Counter[str] = Counter()
-        if self._table is not None and self._table.chains:
+        if self._kept.written is not None and self._kept.written.chains:
             for direction in ("in", "out"):
                 dropped.update(await self._kernel.counted(TABLE, f"dropped-{direction}"))
         return dropped
@@ -210,10 +204,11 @@ class Enforcement:
             try:
                 if not self.unable:
                     if due:
-                        await self._verify()
+                        await self._kept.verify()
                     await self._round()
             except GalacticError as error:
-                self._table, self._problem = None, str(error)
+                self._kept.forget()
+                self._problem = str(error)
                 log.warning("rules not written, trying again", error=str(error))
                 self._report()
                 await asyncio.sleep(backoff.pause())
@@ -248,7 +243,7 @@ class Enforcement:
         source.want(frozenset(selected.vpc for selected in wanted.values() if selected.slices != ("",)))
         if not source.complete:
             return
-        first = self._table is None and not self._in_force
+        first = self._kept.written is None and not self._in_force
         in_force: dict[str, tuple[Rules, ...]] = {}
         pending = {names.host_end(*key) for key in self._pending}
         for device, selected in wanted.items():
@@ -261,11 +256,7 @@ class Enforcement:
             if rules:
                 in_force[device] = rules
         self._linger(in_force, wanted)
-        after = table(in_force, source.groups)
-        if self._table is None:
-            await self._write(rewrite(await self._kernel.present(TABLE), after), after)
-        elif after != self._table:
-            await self._write(difference(self._table, after), after)
+        await self._kept.write(table(in_force, source.groups))
         self._in_force = in_force
 
     def _linger(self, in_force: dict[str, tuple[Rules, ...]], wanted: Mapping[str, Selected]) -> None:
@@ -278,26 +269,3 @@ class Enforcement:
             end = before.get(device, time.monotonic() + LINGER_SECONDS)
             if time.monotonic() < end:
                 self._leaving[device], in_force[device] = end, rules
-
-    async def _write(self, script: str, after: Table) -> None:
-        await self._kernel.apply(script)
-        self._table, self._generation, self._fingerprint = after, self._kernel.generation(), ""
-
-    async def _verify(self) -> None:
-        """Another program's transaction may have changed the table: it is then written again."""
-        table_ = self._table
-        if table_ is None or not table_.chains:
-            return
-        generation = self._kernel.generation()
-        if generation == self._generation and self._fingerprint:
-            return
-        found = await self._kernel.fingerprint(table_)
-        if generation == self._generation or found == self._fingerprint:
-            self._fingerprint, self._generation = found, generation
-            return
-        if (
-            self._fingerprint
-        ):  # else a transaction of another table is as likely, and to write again does no harm
-            log.warning("rules changed by another program are put back", table=TABLE)
-            self._repaired()
-        await self._write(rewrite(await self._kernel.present(TABLE), table_), table_)
