@@ -148,7 +148,7 @@ async def each(items: Iterable[Any], work: Callable[[Any], Awaitable[object]]) -
     await asyncio.gather(*(worker() for _ in range(AT_ONCE)))
 
 
-class Counting(Kube):
+class CounterReader(Kube):
     """Counts the writes."""
 
     writes = 0
@@ -240,7 +240,7 @@ async def inside(url: str, kube: Kube) -> AsyncIterator[Any]:
             await asyncio.gather(task, return_exceptions=True)
 
 
-async def turns(url: str, kube: Counting, other: Kube, count: int) -> None:
+async def turns(url: str, kube: CounterReader, other: Kube, count: int) -> None:
     meter = Meter(STALL_SECONDS)
     watch = asyncio.create_task(meter.run())
     began = time.perf_counter()
@@ -284,7 +284,7 @@ async def measure(count: int) -> None:
             await register(url, count)
             per = (await memory(url, count) - least) / count / 1024
             print(f"  memory: {per:.2f} KiB of RSS an attachment, beside {least / 2**20:.0f} MiB")
-            async with Counting((await connect())._api) as counting:  # noqa: SLF001
+            async with CounterReader((await connect())._api) as counting:  # noqa: SLF001
                 await turns(url, counting, kube, count)
 
 

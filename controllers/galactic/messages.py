@@ -114,7 +114,7 @@ class Entitlements(Versioned, frozen=True):
 
 
 class UsageEntry(msgspec.Struct, frozen=True, gc=False):
-    """Traffic of an attachment since its node's ledger began, or the attachment came. Every number only rises."""
+    """Traffic of an attachment since its node began to count, or the attachment came. Every number only rises."""
 
     vpc: str  # 12 hex digits
     function: str  # 4 hex digits
@@ -130,8 +130,8 @@ class UsageEntry(msgspec.Struct, frozen=True, gc=False):
 class NodeUsage(Versioned, frozen=True):
     """``nodes/<cluster>/<node>/usage/<shard>``: traffic of attachments that are on a node, or were lately.
 
-    Entries are sums, not differences, so that a lost, late or repeated message changes nothing. Those of another
-    ``ledger`` begin again.
+    Entries are sums, not differences, so that a lost, late or repeated message changes nothing. ``ledger`` identifies
+    the node's cumulative counters: those of another one began again at zero.
     """
 
     ledger: str

@@ -17,7 +17,7 @@ from pyroute2.ipset import PortEntry
 from pyroute2.netlink.exceptions import NetlinkError
 from two_nodes import ADDRESSES, PORT, SPACE, Net, loopback
 
-from galactic.linux.foreign import Dropping, dropping, packets
+from galactic.linux.foreign_chains import Dropping, dropping, packets
 from galactic.linux.namespace import Namespace
 
 pytestmark = pytest.mark.vrf

@@ -6,7 +6,7 @@ from ipaddress import IPv6Address, IPv6Network
 
 import pytest
 
-from galactic.linux.foreign import Dropping, dropping, packets
+from galactic.linux.foreign_chains import Dropping, dropping, packets
 
 pytestmark = pytest.mark.every_kernel
 

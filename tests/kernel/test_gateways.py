@@ -20,7 +20,7 @@ from galactic.linux.namespace import Namespace
 from galactic.linux.nftables import Present, rewrite
 from galactic.linux.objects import LOOPBACK_DEVICE, Encap, Objects, change, route_key
 from galactic.linux.preflight import preflight
-from galactic.node.dataplane import plan, ways_out
+from galactic.node.dataplane import gateway_routes, plan
 from galactic.node.dataplane.gateway_rules import WayOut, table
 from galactic.node.dataplane.parts import union
 from galactic.node.state.attachment import Attachment
@@ -93,7 +93,7 @@ def planned(node: int, paths: dict[str, str], gateways: GatewayState) -> Objects
     parts = [plan.host(facts)]
     for vpc in (1, 2):
         table_number = plan.FIRST_TABLE + vpc
-        parts += [plan.vpc(vpc, table_number), ways_out.objects(facts, vpc, table_number, gateways)]
+        parts += [plan.vpc(vpc, table_number), gateway_routes.objects(facts, vpc, table_number, gateways)]
     for pod, path in paths.items():
         at, vpc, function = PODS[pod]
         if node == at:

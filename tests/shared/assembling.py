@@ -14,7 +14,7 @@ from galactic.router.egress.retained import Retained
 from galactic.router.ingress.barrier import ResyncBarrier
 from galactic.router.ingress.damping import FloodDamping
 from galactic.router.ingress.decoder import Decoder
-from galactic.router.ingress.dropped import DroppedMessages
+from galactic.router.ingress.dropped_messages import DroppedMessages
 from galactic.router.ingress.fair_queue import FairQueue
 from galactic.router.ingress.inbox import Inbox
 from galactic.router.ingress.liveness import NodeLiveness

@@ -20,7 +20,7 @@ from galactic.errors import Rejected
 from galactic.node.policies.classes import classes
 from galactic.node.policies.rules import PROTOCOLS, Addresses, part
 from galactic.operator.policies.index import Member, PolicyIndex, Rules
-from galactic.operator.policies.parts import group_specs, rules_spec
+from galactic.operator.policies.policyslices import group_specs, rules_spec
 from galactic.validation.policies import policy
 
 SPACES, NAMES = ("x", "y", "z"), ("a", "b", "c")

@@ -57,7 +57,7 @@ class Echo:
 
 def rises(before: Mapping[str, Any], after: Mapping[str, Any]) -> Counted:
     """Counters that rose between two inspections of a node."""
-    from galactic.linux.counters import Drops, rise  # noqa: PLC0415  (it imports netlink)
+    from galactic.linux.drop_counters import Drops, rise  # noqa: PLC0415  (it imports netlink)
 
     then, now = ([Drops(**rule) for rule in inspection["drops"]] for inspection in (before, after))
     links: dict[str, dict[str, int]] = {}

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from galactic.crds.model import Meta, Model
-from galactic.crds.rulesets import MAX_EXCEPT, MAX_PEERS, MAX_PORTS, MAX_RULES, PolicyCidr, PolicyPort
+from galactic.crds.policy_rules import MAX_EXCEPT, MAX_PEERS, MAX_PORTS, MAX_RULES, PolicyCidr, PolicyPort
 from galactic.crds.vpc import VpcIdentifier
 from galactic.crds.vpcattachment import Address
 

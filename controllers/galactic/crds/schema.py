@@ -13,10 +13,10 @@ from typing import Any, Final
 
 import yaml
 
+from galactic.crds.cel import EXTENSION, rules
 from galactic.crds.model import Model
 from galactic.crds.nodesegment import NodeSegment
 from galactic.crds.policyslice import PolicySlice
-from galactic.crds.rules import EXTENSION, rules
 from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import VpcAttachment
 from galactic.crds.vpcgateway import VpcGateway

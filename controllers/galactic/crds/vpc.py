@@ -4,9 +4,9 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints
 
+from galactic.crds.cel import Rule, rules
 from galactic.crds.model import Condition, Meta, Model
-from galactic.crds.rules import Rule, rules
-from galactic.crds.rulesets import Ruleset
+from galactic.crds.policy_rules import Ruleset
 from galactic.names import API_VERSION
 
 MAX_PEERS: Final = 16

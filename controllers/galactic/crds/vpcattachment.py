@@ -4,8 +4,8 @@ from typing import Annotated, ClassVar, Final
 
 from pydantic import ConfigDict, Field, StringConstraints
 
+from galactic.crds.cel import Rule, rules
 from galactic.crds.model import Condition, Meta, Model
-from galactic.crds.rules import Rule, rules
 from galactic.crds.vpc import MAX_PEERS, Cidr, VpcIdentifier, VpcReference
 
 MAX_ADDRESSES: Final = 16

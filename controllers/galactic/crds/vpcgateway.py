@@ -4,8 +4,8 @@ from typing import ClassVar, Final, Literal
 
 from pydantic import ConfigDict, Field
 
+from galactic.crds.cel import Rule, rules
 from galactic.crds.model import Condition, Meta, Model
-from galactic.crds.rules import Rule, rules
 from galactic.crds.vpc import Cidr, VpcIdentifier, VpcReference
 from galactic.crds.vpcattachment import Address
 

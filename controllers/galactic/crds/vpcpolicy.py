@@ -5,7 +5,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from galactic.crds.model import Condition, Meta, Model
-from galactic.crds.rulesets import Ruleset
+from galactic.crds.policy_rules import Ruleset
 from galactic.crds.vpc import VpcReference
 
 

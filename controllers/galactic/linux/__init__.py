@@ -3,7 +3,7 @@
 objects                kernel objects as values, and the interface ``Kernel``
 kernel                 ``LinuxKernel``, the real one: devices, routes, sysctls and neighbours
 devices                links, addresses and rules, through pyroute2
-lookups                the order of policy rules: VRFs' tables before ``local``
+fib_rules              the order of policy rules: VRFs' tables before ``local``
 devconf                sysctls of devices, by netlink
 routes, netlink        routes, as packed netlink messages
 events                 notifications of changes by other programs
@@ -19,8 +19,10 @@ preflight              what this kernel supports, tried in a temporary namespace
 firewall               the packet filter's rules; ``iptables`` is the process that writes them
 legacy, nft            its two backends
 nftables, kept_table   tables of nftables of Galactic's own, and the program ``nft``; one that stays as written
-foreign, precedence    chains of other programs that drop packets of VPCs; what is ahead of Galactic's jumps
+foreign_chains         chains of other programs that drop packets of VPCs
+precedence             rules of other programs ahead of Galactic's jumps
 foreign_rules          the rules of such chains, as conditions on a packet
 firewall_fingerprint   the chains as the kernel has them, and a fingerprint
-readback, counters     the rules as the kernel applies them; the packets that they dropped
+readback               the rules as the kernel applies them
+drop_counters          the packets that they dropped
 """

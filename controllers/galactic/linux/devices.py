@@ -17,7 +17,7 @@ from pyroute2.iproute.linux import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from galactic.errors import Rejected, Unreachable
-from galactic.linux.lookups import pending, read_orders, write_order
+from galactic.linux.fib_rules import pending, read_orders, write_order
 from galactic.linux.namespace import Namespace, device_index, device_name
 from galactic.linux.objects import (
     HOST_ENDS,

@@ -6,7 +6,7 @@ kubernetes   prefix, attachments of this node's pods, fallback tables  ┘     �
                                                                            └─► mqtt (registration), kubernetes (status)
 
 ``policies``: the kernel's table that enforces VPCPolicies. ``status``: the node's state as others see it. ``metrics``
-counts, ``numbers`` has the series of attachments and VPCs, ``__main__`` wires. Programs of their own:
+counts, ``traffic_metrics`` has the series of attachments and VPCs, ``__main__`` wires. Programs of their own:
 ``prepare`` makes a host ready (galactic-node-prepare), ``inspection`` prints the kernel's state
 (galactic-node-inspect), ``clean`` takes everything off a host again (galactic-node-clean).
 """

@@ -25,7 +25,7 @@ from galactic.metrics import registry
 from galactic.node.cni.calls import Calls
 from galactic.node.cni.server import Server
 from galactic.node.dataplane.adapter import LinuxHost
-from galactic.node.dataplane.counting import Counting, now
+from galactic.node.dataplane.counter_reader import CounterReader, now
 from galactic.node.dataplane.events import follow
 from galactic.node.dataplane.gateway_filter import GatewayFilter
 from galactic.node.dataplane.gateway_health import GatewayHealth
@@ -88,20 +88,20 @@ async def run(  # noqa: PLR0915 - the wiring
         linux = LinuxHost(block, settings.underlay_interface, drop_external_sids=settings.drop_external_sids)
         setup = HostSetup(linux, store, block, metrics.filter_drift.inc)
         sync = Sync(kernel, store, setup.host, metrics)
-        counting = Counting(store, checkpoint, lambda: link_counters.read(Namespace.own()))
+        reader = CounterReader(store, checkpoint, lambda: link_counters.read(Namespace.own()))
         path_mtu = PathMTU(
             TooBigSocket,
             store,
             setup.host,
             lambda result: metrics.too_big.labels(result).inc(),
-            counting.too_big,
+            reader.too_big,
         )
         neighbours, host_settings = Neighbours(kernel, store, setup.uplinks), HostSettings(setup.host)
         multus = MultusConfiguration(settings.cni_conf_dir)
         policies = Enforcement(
             Nftables(), store.attachments, lacking, store.watch(), metrics.filter_drift.inc
         )
-        counting.policy_drops = policies.drops
+        reader.policy_drops = policies.drops
         gateways = GatewayFilter(Nftables(), store, lacking, sync.leads_out)
         await gateways.attempt()  # before the kernel is read: ways out of an earlier life stay
         host = HostTasks(setup, sync, neighbours, path_mtu, multus, host_settings, policies, gateways)
@@ -125,7 +125,7 @@ async def run(  # noqa: PLR0915 - the wiring
 
         kubernetes = KubernetesTasks(connect, with_client)
         report = StatusReport(store, host, session, kubernetes, metrics)
-        metrics.numbers.current = lambda: counting.numbers(kubernetes.vpc_names, settings.attachment_metrics)
+        metrics.traffic.current = lambda: reader.series(kubernetes.vpc_names, settings.attachment_metrics)
         server = Server(
             settings.socket, Calls(store, sync, kubernetes, report.problem, rules=policies), metrics
         )
@@ -141,9 +141,9 @@ async def run(  # noqa: PLR0915 - the wiring
             tasks.create_task(host.multus.run(kubernetes.write_status), name="multus")
             tasks.create_task(server.run(), name="socket")
             tasks.create_task(session.run(), name="session")
-            tasks.create_task(counting.run(), name="counting")
+            tasks.create_task(reader.run(), name="counting")
             tasks.create_task(
-                UsagePublisher(bus, own, counting.ledger, settings.usage_interval, now).run(), name="usage"
+                UsagePublisher(bus, own, reader.usage, settings.usage_interval, now).run(), name="usage"
             )
             tasks.create_task(kubernetes.run(), name="kubernetes")
             tasks.create_task(report.run(health), name="status report")

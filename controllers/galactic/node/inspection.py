@@ -19,11 +19,11 @@ from typing import Any, Final
 from galactic import __version__, names
 from galactic.errors import GalacticError, Rejected
 from galactic.linux import sysctl
-from galactic.linux.counters import drops, rise
-from galactic.linux.foreign import dropping, packets
+from galactic.linux.drop_counters import drops, rise
+from galactic.linux.fib_rules import UNDERLAY_PRIORITY
+from galactic.linux.foreign_chains import dropping, packets
 from galactic.linux.kernel import LinuxKernel
 from galactic.linux.legacy import in_use
-from galactic.linux.lookups import UNDERLAY_PRIORITY
 from galactic.linux.namespace import Namespace
 from galactic.linux.nftables import Nftables
 from galactic.linux.objects import (
@@ -43,7 +43,7 @@ from galactic.linux.objects import (
 )
 from galactic.linux.route_lookup import chosen_route
 from galactic.linux.underlay import underlay
-from galactic.node.dataplane.counting import rates
+from galactic.node.dataplane.counter_reader import rates
 from galactic.node.dataplane.flows import LONGEST_SECONDS, flows
 from galactic.node.dataplane.host_settings import ARP_IGNORE
 from galactic.node.dataplane.host_settings import problems as host_problems

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from galactic import refusals
-from galactic.node.numbers import NumbersCollector
+from galactic.node.traffic_metrics import TrafficCollector
 
 SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 15.0)
 OBJECTS = (1, 10, 100, 1_000, 10_000, 100_000)
@@ -128,7 +128,7 @@ class Metrics:
             ["vpc_name"],
             registry=registry,
         )
-        self.numbers = NumbersCollector(registry)
+        self.traffic = TrafficCollector(registry)
         self._values: dict[Gauge, Mapping[str, int]] = {}
         # A label that exists from the start shows its first increase.
         for reason in refusals.REASONS:

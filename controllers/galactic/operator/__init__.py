@@ -1,16 +1,16 @@
 """The operator: identifiers, addresses, NetworkAttachmentDefinitions, NodeSegments.
 
 Layers, top to bottom: ``__main__`` wires. ``handlers`` (kopf) and ``reflectors`` fill ``state.Caches``, with the
-parts of objects that are ``kept``, and the ``tally`` of attachments; ``triggers`` marks dirty what a change concerns;
+parts of objects in ``record``, and ``attachment_counts``; ``triggers`` marks dirty what a change concerns;
 ``reconcile`` runs the queue through ``vpcs``, ``attachments`` (by ``admission``), ``segments``, ``pods``,
 ``services``, ``policies`` and ``gateways``, which share ``context``; ``prefixes`` finds free and overlapping
-prefixes; ``kinds`` notices fields that the API server drops. ``attached``, ``ending``, ``route_reporting`` and
+prefixes; ``dropped_fields`` notices fields that the API server drops. ``attached``, ``ending``, ``route_reporting`` and
 ``evictions`` watch over pods; ``stand_in`` records endpoints while no router leads; ``peering``: the peers of VPCs;
 ``events`` writes Events;
 ``entitlements`` publishes the attachments for routers outside, for one cluster under each ``cluster_name``;
 ``departed`` clears what the broker retains of removed nodes; ``issuer`` issues nodes' certificates at the broker;
 ``gauges`` and ``metrics`` count. ``allocator`` keeps identifiers and addresses. Its parts ``identifiers`` and
-``addresses``, ``nad``, ``carriers``, ``retention``, ``gateway_nodes``, ``backends``, ``slices``, and
+``addresses``, ``nad``, ``carriers``, ``statefulsets``, ``gateway_nodes``, ``backends``, ``slices``, and
 ``galactic.validation`` know neither the Kubernetes API nor asyncio.
 
 ``broker`` and ``retire`` are programs of their own: the chart's broker credentials, and the work before an uninstall.

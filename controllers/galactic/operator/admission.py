@@ -12,9 +12,9 @@ from galactic.errors import NotYet, Rejected
 from galactic.kube.api import Key
 from galactic.names import parse_function, parse_vpc
 from galactic.operator.addresses import Held
+from galactic.operator.attachment_counts import settled_vpc
 from galactic.operator.context import ReconcileContext
 from galactic.operator.state import Invalid
-from galactic.operator.tally import settled_vpc
 from galactic.operator.vpcs import Vpcs, count_delay
 from galactic.validation.accepting import accepted, declined
 from galactic.validation.attachment import ParsedAttachment, outside, parse_attachment

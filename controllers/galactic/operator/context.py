@@ -14,8 +14,8 @@ from galactic.kube.resources import NODE_SEGMENTS, VPC_ATTACHMENTS, VPC_GATEWAYS
 from galactic.kube.workqueue import WorkQueue
 from galactic.names import GROUP
 from galactic.operator.allocator import Allocator
+from galactic.operator.dropped_fields import DroppedFields
 from galactic.operator.events import Events
-from galactic.operator.kinds import Kinds
 from galactic.operator.state import Caches
 from galactic.validation.networks import Network
 
@@ -76,7 +76,7 @@ class ReconcileContext:
     events: Events
     rules: Rules
     allocator: Allocator = field(default_factory=Allocator)
-    kinds: Kinds = field(default_factory=Kinds)
+    dropped_fields: DroppedFields = field(default_factory=DroppedFields)
     queue: WorkQueue[Item] = field(default_factory=lambda: WorkQueue(first=_first))
     clock: Callable[[], float] = time.time
     """Seconds since 1970."""
@@ -94,7 +94,7 @@ class ReconcileContext:
         present = [Condition.model_validate(one) for one in written.get("conditions") or ()]
         version, again = meta.resource_version, True
         while again:
-            after = self.kinds.stated(resource, meta, present, after)
+            after = self.dropped_fields.stated(resource, meta, present, after)
             patch = status_patch(written, after, version)
             if patch is None:
                 return
@@ -103,8 +103,8 @@ class ReconcileContext:
             )
             self.caches.of(resource).set(answer)
             version = answer["metadata"]["resourceVersion"]
-            again = self.kinds.observe(resource, patch["status"], answer)
-        if self.kinds.outdated(resource):  # a kind that is applied has no event
+            again = self.dropped_fields.observe(resource, patch["status"], answer)
+        if self.dropped_fields.outdated(resource):  # a kind that is applied has no event
             self.dirty((_ITEMS[resource.plural], (meta.namespace, meta.name)), OUTDATED_SECONDS)
         self._record_changes(resource, meta, written.get("conditions") or (), after.get("conditions") or ())
 

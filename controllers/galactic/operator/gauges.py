@@ -17,9 +17,9 @@ from galactic.errors import Rejected
 from galactic.kube.api import Key
 from galactic.operator.addresses import capacity
 from galactic.operator.allocator import Allocator
+from galactic.operator.attachment_counts import NO_STATUS, unready_reason
 from galactic.operator.context import Rules
 from galactic.operator.state import Cache, Caches, Invalid
-from galactic.operator.tally import NO_STATUS, unready_reason
 from galactic.srv6 import parse_prefix
 from galactic.validation.networks import parse_networks
 
@@ -93,7 +93,7 @@ def unready(caches: Caches) -> Counter[tuple[str, str]]:
             elif reason := unready_reason(item.status.conditions):
                 counts[kind, reason] += 1
     counts[VpcAttachment.KIND, NO_STATUS] += 0
-    for mark, count in caches.tally:
+    for mark, count in caches.attachment_counts:
         if mark.reason:
             counts[VpcAttachment.KIND, mark.reason] += count
     return counts
@@ -101,13 +101,13 @@ def unready(caches: Caches) -> Counter[tuple[str, str]]:
 
 def unattached(caches: Caches) -> int:
     """The number of attachments with a pod that runs without its VPC interface."""
-    return sum(count for mark, count in caches.tally if mark.unattached)
+    return sum(count for mark, count in caches.attachment_counts if mark.unattached)
 
 
 def vpcs(caches: Caches, allocator: Allocator) -> Iterator[VpcUsage]:
     """Every VPC."""
     members: Counter[tuple[Key, bool]] = Counter()
-    for mark, count in caches.tally:
+    for mark, count in caches.attachment_counts:
         if mark.vpc is not None:
             members[mark.vpc, mark.ready] += count
     for key, vpc in caches.vpcs.items():

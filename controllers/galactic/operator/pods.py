@@ -23,11 +23,11 @@ from galactic.names import (
     carrier_label,
     vpc_hex,
 )
+from galactic.operator.attachment_counts import reference
 from galactic.operator.context import FINALIZER, ReconcileContext
 from galactic.operator.nad import LABELS
-from galactic.operator.retention import labels, owner, requested, set_owners, stateful, vpc_of
 from galactic.operator.state import Invalid, Pod
-from galactic.operator.tally import reference
+from galactic.operator.statefulsets import labels, owner, requested, set_owners, stateful, vpc_of
 
 
 class Pods:

@@ -31,7 +31,7 @@ from galactic.operator.evictions import Evictions
 from galactic.operator.gateways import Gateways, enter
 from galactic.operator.metrics import Metrics
 from galactic.operator.pods import Pods
-from galactic.operator.policies.parts import base
+from galactic.operator.policies.policyslices import base
 from galactic.operator.policies.reconciler import Policies
 from galactic.operator.segments import Segments
 from galactic.operator.services.reconciler import Services

@@ -49,10 +49,10 @@ from galactic.names import (
     NOT_READY_TAINT,
     VPC_ANNOTATION,
 )
-from galactic.operator import kept
+from galactic.operator import record
+from galactic.operator.attachment_counts import AttachmentCounts
 from galactic.operator.backends import Backend, backend
 from galactic.operator.slices import MANAGED_BY, MANAGER, Slice, parse_slice
-from galactic.operator.tally import Tally
 from galactic.validation import multus
 from galactic.validation.services import VpcService, parse_service
 
@@ -343,19 +343,19 @@ class Caches:
         self.namespace = namespace
         self.vpcs: Cache[Vpc | Invalid] = Cache(Selection(VPCS), _vpc)
         self.attachments: Cache[VpcAttachment | Invalid] = PackedCache(
-            Selection(VPC_ATTACHMENTS), _attachment, kept.attachment
+            Selection(VPC_ATTACHMENTS), _attachment, record.attachment
         )
         self.gateways: Cache[VpcGateway | Invalid] = Cache(Selection(VPC_GATEWAYS), _gateway)
-        self.nads: Cache[Nad] = PackedCache(Selection(NADS), _nad, kept.nad)
+        self.nads: Cache[Nad] = PackedCache(Selection(NADS), _nad, record.nad)
         self.segments: Cache[NodeSegment | Invalid] = Cache(Selection(NODE_SEGMENTS), _segment)
         self.nodes: Cache[Node] = Cache(Selection(NODES), _node)
         self.namespaces: Cache[Meta] = Cache(Selection(NAMESPACES), _meta)
-        self.pods: Cache[Pod] = PackedCache(Selection(PODS, labels=ATTACHMENT_LABEL), _pod, kept.pod)
+        self.pods: Cache[Pod] = PackedCache(Selection(PODS, labels=ATTACHMENT_LABEL), _pod, record.pod)
         self.agents: Cache[Agent] = Cache(Selection(PODS, namespace, labels=AGENTS), _agent, "Agent")
         self.stateful_sets: Cache[StatefulSet] = Cache(Selection(STATEFUL_SETS), parse_stateful_set)
         self.policies: Cache[VpcPolicy | Invalid] = Cache(Selection(VPC_POLICIES), _policy)
         self.policy_parts: Cache[PolicyPart] = Cache(Selection(POLICY_SLICES), _policy_part)
-        self.tally = Tally()
+        self.attachment_counts = AttachmentCounts()
         self.services: Cache[VpcService] = Cache(Selection(SERVICES), parse_service)
         self.slices: Cache[Slice] = Cache(
             Selection(ENDPOINT_SLICES, labels=f"{MANAGED_BY}={MANAGER}"), parse_slice
@@ -474,7 +474,7 @@ class Caches:
     def _attachment_changed(
         self, key: Key, old: "VpcAttachment | Invalid | None", new: "VpcAttachment | Invalid | None"
     ) -> None:
-        self.tally.set(key, new.problem if isinstance(new, Invalid) else new)
+        self.attachment_counts.set(key, new.problem if isinstance(new, Invalid) else new)
         self._listener.attachment_changed(key, old, new)
 
     def _segment_changed(
@@ -532,7 +532,7 @@ def _policy_part(item: Object) -> PolicyPart:
 
 def _segment(item: Object) -> NodeSegment | Invalid:
     segment = _fitting(NodeSegment, trimmed(item))
-    return segment if isinstance(segment, Invalid) else kept.segment(segment)
+    return segment if isinstance(segment, Invalid) else record.segment(segment)
 
 
 def _fitting(kind: type[S], item: Object) -> S | Invalid:
@@ -562,7 +562,7 @@ def _brief(problem: Rejected) -> Rejected:
 def _meta(item: Object) -> Meta:
     meta: Mapping[str, Any] = item["metadata"]
     annotations = meta.get("annotations") or {}
-    own = {name: annotations[name] for name in kept.ANNOTATIONS if name in annotations}
+    own = {name: annotations[name] for name in record.ANNOTATIONS if name in annotations}
     return parse(Meta, {**meta, "annotations": own})
 
 
@@ -633,7 +633,7 @@ def _nad(item: Object) -> Nad:
         meta.get("resourceVersion", ""),
         owners[0] if owners else "",
         config if isinstance(config, str) else "",
-        {name: value for name, value in (meta.get("labels") or {}).items() if name in kept.LABELS},
+        {name: value for name, value in (meta.get("labels") or {}).items() if name in record.LABELS},
     )
 
 

@@ -15,6 +15,7 @@ from galactic.kube.conditions import READY
 from galactic.kube.ordinals import StatefulSet
 from galactic.names import STATEFUL_SET_LABEL, label_value
 from galactic.operator import attached
+from galactic.operator.attachment_counts import reference
 from galactic.operator.context import ReconcileContext
 from galactic.operator.peering import Peers
 from galactic.operator.policies.changes import PolicyChanges
@@ -24,7 +25,6 @@ from galactic.operator.segments import Segments
 from galactic.operator.services.index import Index, attachment_view, pod_view
 from galactic.operator.slices import Slice
 from galactic.operator.state import Agent, Invalid, Listener, Nad, Node, Pod, PolicyPart
-from galactic.operator.tally import reference
 from galactic.operator.vpcs import COUNT_SECONDS, count_delay
 from galactic.validation.networks import Network, host
 from galactic.validation.services import VpcService

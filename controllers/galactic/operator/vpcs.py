@@ -163,7 +163,7 @@ class Vpcs:
         return {
             "ready": problem is None,
             "attachments": len(live),
-            "endpoints": context.caches.tally.routed(members),
+            "endpoints": context.caches.attachment_counts.routed(members),
             "conditions": states,
         } | ({"identifier": vpc_hex(number)} if number is not None else {})
 

@@ -28,13 +28,13 @@ from galactic.router.ingress.admissions import AdmissionsFile, AdmissionsReload
 from galactic.router.ingress.barrier import ResyncBarrier
 from galactic.router.ingress.damping import FloodDamping
 from galactic.router.ingress.decoder import Decoder
-from galactic.router.ingress.dropped import DroppedMessages
+from galactic.router.ingress.dropped_messages import DroppedMessages
 from galactic.router.ingress.entitlements import EntitlementLists
 from galactic.router.ingress.fair_queue import FairQueue
 from galactic.router.ingress.inbox import Inbox
 from galactic.router.ingress.liveness import NodeLiveness
 from galactic.router.ingress.node_messages import NodeMessages
-from galactic.router.ingress.rejections import MOMENTARY, RejectionReports
+from galactic.router.ingress.rejection_log import MOMENTARY, RejectionReports
 from galactic.router.ingress.snapshot_reader import SnapshotReader
 from galactic.router.ingress.subscriptions import Subscriptions
 from galactic.router.inspection import InspectionServer

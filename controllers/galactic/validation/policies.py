@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from galactic.crds.rulesets import EgressRule, IngressRule, PolicyPeer, PolicyPort, PolicyType, Ruleset
+from galactic.crds.policy_rules import EgressRule, IngressRule, PolicyPeer, PolicyPort, PolicyType, Ruleset
 from galactic.crds.vpc import FloorPolicy
 from galactic.crds.vpcpolicy import VpcPolicy
 from galactic.errors import Rejected

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from galactic import names, srv6
 from galactic.linux.nftables import Present, Table
 from galactic.linux.objects import MAIN_TABLE, WAY_OUT_METRIC, Balanced, Encap, EndDT46, Via, route_key
-from galactic.node.dataplane import ways_out
+from galactic.node.dataplane import gateway_routes
 from galactic.node.dataplane.gateway_filter import LINGER_SECONDS, GatewayFilter
 from galactic.node.dataplane.gateway_health import ANSWERED, MISSED, Judgement
 from galactic.node.dataplane.gateway_rules import WayOut, table, zones
+from galactic.node.dataplane.gateway_shares import shares
 from galactic.node.dataplane.plan import Host
-from galactic.node.dataplane.sharing import shares
 from galactic.node.kubernetes.gateways import GatewayWatch, kept, parsed, restore
 from galactic.node.state.checkpoint import Checkpoint
 from galactic.node.state.epoch import Clock
@@ -82,7 +82,7 @@ def test_the_shares_are_the_whole_range_whoever_is_away(count, away):
 
 
 def defaults(away=(), facts=FACTS, made=None):
-    return ways_out.defaults(facts, TABLE_NUMBER, made or gateway(*BOTH), set(away))
+    return gateway_routes.defaults(facts, TABLE_NUMBER, made or gateway(*BOTH), set(away))
 
 
 def key(network):
@@ -131,8 +131,8 @@ def here(*exits, filtered=True, node="node-1"):
 
 def test_no_way_out_is_made_before_its_rules():
     one = exit_(1, "203.0.113.1", "2001:db8:cafe::1")
-    assert not ways_out.objects(FACTS, VPC, TABLE_NUMBER, here(one, filtered=False)).links
-    plan = ways_out.objects(FACTS, VPC, TABLE_NUMBER, here(one))
+    assert not gateway_routes.objects(FACTS, VPC, TABLE_NUMBER, here(one, filtered=False)).links
+    plan = gateway_routes.objects(FACTS, VPC, TABLE_NUMBER, here(one))
     out, main = names.exit_end(VPC, FUNCTION), names.main_end(VPC, FUNCTION)
     assert set(plan.links) == {out, main}
     assert plan.links[out].master == names.vrf(VPC)

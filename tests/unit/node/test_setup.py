@@ -8,7 +8,7 @@ import pytest
 
 from galactic.errors import NotYet, Unreachable
 from galactic.linux.firewall import Installed
-from galactic.linux.foreign import Dropping
+from galactic.linux.foreign_chains import Dropping
 from galactic.linux.preflight import Finding, Preflight
 from galactic.linux.underlay import Underlay
 from galactic.node.dataplane import setup

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from galactic.operator.policies.index import Member, PolicyIndex, Rules
-from galactic.operator.policies.parts import base, group_specs, shards
+from galactic.operator.policies.policyslices import base, group_specs, shards
 from galactic.validation.policies import AllowRule, Policy, Selected, canonical
 
 VPC = ("net", "vpc")

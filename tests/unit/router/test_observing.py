@@ -10,7 +10,7 @@ from test_controller import CHANGES, HEAD, SHARD, publish_retained, router
 from galactic.bus.memory import MemoryBroker
 from galactic.messages import Changes, Head, Leader, Shard, decode, digest, encode
 from galactic.router.egress.revisions import AHEAD, milliseconds
-from galactic.router.ingress.rejections import RejectionLog
+from galactic.router.ingress.rejection_log import RejectionLog
 from galactic.router.log_throttle import LogThrottle
 from galactic.router.rib.path import NodeRef, Rejection
 

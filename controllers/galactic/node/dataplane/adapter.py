@@ -8,7 +8,7 @@ from pathlib import Path
 from galactic import srv6
 from galactic.linux.firewall import Installed, firewall, install
 from galactic.linux.firewall_fingerprint import fingerprint
-from galactic.linux.foreign import Dropping, dropping, packets
+from galactic.linux.foreign_chains import Dropping, dropping, packets
 from galactic.linux.precedence import harmless
 from galactic.linux.preflight import Preflight, preflight
 from galactic.linux.underlay import Underlay, underlay

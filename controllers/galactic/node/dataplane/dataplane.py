@@ -20,7 +20,7 @@ from galactic.linux.objects import (
     change,
     route_of,
 )
-from galactic.node.dataplane import plan, ways_out
+from galactic.node.dataplane import gateway_routes, plan
 from galactic.node.dataplane.drift import Drift, words
 from galactic.node.dataplane.macs import Macs
 from galactic.node.dataplane.parts import HOST, UNACCOUNTED, Part, PlannedParts, union
@@ -265,7 +265,7 @@ class Dataplane:
 
     def _vpc(self, host: Host, vpc: int) -> Objects:
         table = self._tables[vpc]
-        way = ways_out.objects(host, vpc, table, self._store.gateways)
+        way = gateway_routes.objects(host, vpc, table, self._store.gateways)
         return union((plan.vpc(vpc, table), way))
 
     def _attached(self, host: Host, table: int, attachment: Attachment) -> Objects:

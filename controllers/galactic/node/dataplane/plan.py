@@ -16,8 +16,8 @@ from ipaddress import (
 from typing import Final
 
 from galactic import names, srv6
+from galactic.linux.fib_rules import UNDERLAY_PRIORITY
 from galactic.linux.kept_neighbours import solicited_node
-from galactic.linux.lookups import UNDERLAY_PRIORITY
 from galactic.linux.objects import (
     LOOPBACK_DEVICE,
     MAIN_TABLE,

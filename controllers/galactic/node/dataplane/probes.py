@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple, Self
 from galactic import names
 from galactic.errors import Rejected
 from galactic.linux import neighbours
-from galactic.linux.counters import Drops, drops, rise
+from galactic.linux.drop_counters import Drops, drops, rise
 from galactic.linux.echo import echo
 from galactic.linux.legacy import in_use
 from galactic.linux.namespace import Namespace, device_up

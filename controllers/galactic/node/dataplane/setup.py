@@ -13,7 +13,7 @@ import structlog
 from galactic.backoff import Backoff
 from galactic.errors import GalacticError
 from galactic.linux.firewall import Installed
-from galactic.linux.foreign import Dropping
+from galactic.linux.foreign_chains import Dropping
 from galactic.linux.preflight import Preflight
 from galactic.linux.underlay import Underlay
 from galactic.node.dataplane.plan import OVERHEAD, Host

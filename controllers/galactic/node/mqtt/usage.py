@@ -17,7 +17,7 @@ from galactic.bus import Bus
 from galactic.errors import GalacticError
 from galactic.messages import MIN_PAYLOAD, USAGE_SHARDS, NodeUsage, UsageEntry, encode
 from galactic.node.mqtt.session import NodeTopics
-from galactic.node.state.ledger import Instance, Ledger, UsageRecord
+from galactic.node.state.usage import Instance, UsageCounters, UsageRecord
 
 log = structlog.get_logger(__name__)
 AGAIN_SECONDS: Final = 600.0
@@ -31,9 +31,9 @@ class UsagePublisher:
     """``interval``: seconds between two messages; ``now``: seconds since the host started."""
 
     def __init__(
-        self, bus: Bus, own: NodeTopics, ledger: Ledger, interval: float, now: Callable[[], float]
+        self, bus: Bus, own: NodeTopics, usage: UsageCounters, interval: float, now: Callable[[], float]
     ) -> None:
-        self._bus, self._own, self._ledger, self._interval, self._now = bus, own, ledger, interval, now
+        self._bus, self._own, self._ledger, self._interval, self._now = bus, own, usage, interval, now
         self._round = 0
         self.problem: str | None = None
 
@@ -94,18 +94,18 @@ def entry(instance: Instance, record: UsageRecord) -> UsageEntry:
     )
 
 
-def divided(ledger: str, entries: Iterable[UsageEntry]) -> Iterator[bytes]:
+def divided(usage: str, entries: Iterable[UsageEntry]) -> Iterator[bytes]:
     """The payloads of as many messages as are needed, USAGE_SHARDS at most: what has no place waits for a later one."""
     part: list[UsageEntry] = []
     size = count = 0
     for one in entries:
         more = len(msgspec.json.encode(one)) + 1
         if part and size + more > SHARD_BYTES:
-            yield encode(NodeUsage(ledger, tuple(part)))
+            yield encode(NodeUsage(usage, tuple(part)))
             part, size, count = [], 0, count + 1
             if count == USAGE_SHARDS:
                 return
         part.append(one)
         size += more
     if part:
-        yield encode(NodeUsage(ledger, tuple(part)))
+        yield encode(NodeUsage(usage, tuple(part)))

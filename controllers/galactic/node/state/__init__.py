@@ -5,5 +5,5 @@
 one VPC; ``node``, what the node remembers of itself; ``endpoints``, what it registers; ``dirty``, what is not in the
 kernel yet. ``tracker``: desired and actual values as their difference. ``checkpoint``: the records on disk. ``epoch``:
 the hybrid logical clock of epochs and sequences. ``condition``: a condition as a value.
-``ledger``: traffic of attachments, as sums. ``gateways``: VPCGateways as values, and which of their exits answer.
+``usage``: traffic of attachments, as sums. ``gateways``: VPCGateways as values, and which of their exits answer.
 """

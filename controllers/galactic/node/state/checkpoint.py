@@ -1,4 +1,4 @@
-"""The node's durable records: a small JSON file per attachment, one for the node, and one for its traffic's ledger.
+"""The node's durable records: a small JSON file per attachment, one for the node, and one for its traffic.
 
 With them a restart needs neither API server nor broker to know its attachments. Files are replaced whole (written aside
 and renamed), so that the end of this process at any moment leaves the old or the new one. They lie beside the socket,
@@ -122,7 +122,7 @@ class Checkpoint:
             return default
 
     def usage(self) -> bytes:
-        """The ledger's file; empty: there is none."""
+        """The file of usage; empty: there is none."""
         with _translated(self._directory / USAGE_FILE):
             try:
                 return (self._directory / USAGE_FILE).read_bytes()
@@ -130,7 +130,7 @@ class Checkpoint:
                 return b""
 
     def put_usage(self, data: bytes) -> None:
-        """Writes the ledger's file."""
+        """Writes the file of usage."""
         self._write(self._directory / USAGE_FILE, data)
 
     def put(self, attachment: Attachment) -> None:

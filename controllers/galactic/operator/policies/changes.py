@@ -11,12 +11,12 @@ from galactic.errors import Rejected
 from galactic.kube.api import Key
 from galactic.kube.workqueue import WorkQueue
 from galactic.names import CARRIER_PREFIX
+from galactic.operator.attachment_counts import reference, settled_vpc
 from galactic.operator.context import Item
 from galactic.operator.policies.index import Member, Rules
-from galactic.operator.policies.parts import base
+from galactic.operator.policies.policyslices import base
 from galactic.operator.policies.reconciler import Policies
 from galactic.operator.state import Invalid, PolicyPart
-from galactic.operator.tally import reference, settled_vpc
 from galactic.validation.policies import closed, policy, vpc_of
 
 GROUP_SECONDS: Final = 0.05

@@ -17,7 +17,7 @@ SINCE: Final = "0003"
 
 
 class Sample(NamedTuple):
-    """The sums of one attachment in a node's ledger. ``vpc_name``: namespace/name; empty: unknown."""
+    """Sums of one attachment. ``ledger``: its node's counters. ``vpc_name``: namespace/name; empty: unknown."""
 
     cluster: str
     node: str

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from galactic.errors import Rejected
 from galactic.messages import MAX_PAYLOAD, SHARD_PAYLOAD
 from galactic.router.ingress.decoder import Decoder, node_ref
-from galactic.router.ingress.dropped import DroppedMessages
+from galactic.router.ingress.dropped_messages import DroppedMessages
 from galactic.router.ingress.entitlements import EntitlementLists
 from galactic.router.ingress.fair_queue import FairQueue
 from galactic.router.ingress.subscriptions import Subscriptions

@@ -21,7 +21,7 @@ from galactic.errors import GalacticError
 from galactic.kube.api import Api
 from galactic.kube.events import event_body, involved
 from galactic.kube.resources import EVENTS, VPC_ATTACHMENTS
-from galactic.router.ingress.rejections import MOMENTARY, SAME_SECONDS, SILENT, RejectionLog
+from galactic.router.ingress.rejection_log import MOMENTARY, SAME_SECONDS, SILENT, RejectionLog
 from galactic.router.kubernetes.record import AttachmentRecord
 from galactic.router.kubernetes.status_writer import Attachments
 from galactic.router.rib.path import Rejection

@@ -1,6 +1,6 @@
 """Status and Events of VPCAttachments, which a leading router writes after each commit."""
 
-from galactic.router.ingress.rejections import conflict_rejections
+from galactic.router.ingress.rejection_log import conflict_rejections
 from galactic.router.kubernetes.attachment_events import AttachmentEvents
 from galactic.router.kubernetes.attachments import AttachmentIndex
 from galactic.router.kubernetes.status_writer import StatusWriter

@@ -15,7 +15,7 @@ log = structlog.get_logger(__name__)
 REMEDY: Final = "kubectl apply --server-side -f crds/ of the operator's version"
 
 
-class Kinds:
+class DroppedFields:
     """By kind the fields of the status that the API server dropped."""
 
     def __init__(self) -> None:

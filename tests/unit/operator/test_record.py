@@ -10,9 +10,9 @@ import pytest
 
 from galactic.errors import Rejected
 from galactic.operator.allocator import Allocator, restore
+from galactic.operator.attachment_counts import AttachmentCounts
 from galactic.operator.reconcile import WORKERS
 from galactic.operator.state import Caches
-from galactic.operator.tally import Tally
 
 OBJECTS = 300
 LARGEST = 4096
@@ -166,18 +166,18 @@ def test_the_tally_counts_each_attachment_once(status, expected):
     changed = attachment(1, **status)
     changed["metadata"]["resourceVersion"] = "8"
     caches.attachments.set(changed)
-    ((mark, count),) = caches.tally
+    ((mark, count),) = caches.attachment_counts
     assert count == 1
     assert (mark.reason, mark.ready, mark.unattached, mark.routed) == expected
-    assert caches.tally.routed([("ns", "a1"), ("ns", "unknown")]) == expected[3]
+    assert caches.attachment_counts.routed([("ns", "a1"), ("ns", "unknown")]) == expected[3]
     caches.attachments.remove(("ns", "a1"))
-    assert [*caches.tally] == []
+    assert [*caches.attachment_counts] == []
 
 
 def test_an_attachment_that_fits_no_model_counts_by_its_problem_alone():
-    tally = Tally()
-    tally.set(("ns", "a"), Rejected("broken", reason="Invalid"))
-    ((mark, _),) = tally
+    counts = AttachmentCounts()
+    counts.set(("ns", "a"), Rejected("broken", reason="Invalid"))
+    ((mark, _),) = counts
     assert (mark.reason, mark.vpc, mark.ready) == ("Invalid", None, False)
 
 

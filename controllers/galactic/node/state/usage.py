@@ -1,9 +1,9 @@
-"""Traffic of this node's attachments since the ledger began, made of kernel counters that begin again with each device.
+"""Cumulative traffic of this node's attachments, made of kernel counters that begin again with each device.
 
 Pure. What a device counted since it was last read is added to three things: its attachment's record, the VPC's sum,
 and the seconds that the attachment was there. A restart of the node controller continues with the file of before: the
-kernel went on counting meanwhile. A device that the ledger does not know began at zero, except at the ledger's first
-reading, which only notes where the counters stand.
+kernel went on counting meanwhile. A device that is not known yet began at zero, except at the very first reading,
+which only notes where the counters stand.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -41,7 +41,7 @@ class Device(msgspec.Struct, gc=False):
 
 
 class UsageRecord(msgspec.Struct, gc=False):
-    """An attachment's traffic and seconds since the ledger began. ``ended``: when it went; None: it is here."""
+    """An attachment's traffic and seconds since counting began. ``ended``: when it went; None: it is here."""
 
     name: str
     counters: LinkCounters = NOTHING
@@ -49,8 +49,8 @@ class UsageRecord(msgspec.Struct, gc=False):
     ended: float | None = None
 
 
-class LedgerFile(msgspec.Struct, frozen=True, kw_only=True):
-    """The ledger as its file has it."""
+class UsageFile(msgspec.Struct, frozen=True, kw_only=True):
+    """The counters as their file has them."""
 
     schema: int = 1
     id: str
@@ -61,8 +61,8 @@ class LedgerFile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(slots=True)
-class Ledger:
-    """``id``: no other ledger has it; ``boot``: the host's start that its devices belong to."""
+class UsageCounters:
+    """``id``: a new one whenever counting starts at zero; ``boot``: the host's start that its devices belong to."""
 
     id: str
     boot: str
@@ -75,19 +75,19 @@ class Ledger:
     """Records of ended attachments that KEPT_RECORDS had no room for."""
 
     @classmethod
-    def of(cls, file: LedgerFile, boot: str) -> "Ledger":
+    def of(cls, file: UsageFile, boot: str) -> "UsageCounters":
         """Continued from a file. After another start of the host its devices are others, and begin at zero."""
         devices = {(vpc, function): device for vpc, function, device in file.devices}
-        ledger = cls(file.id, boot, fresh=False, devices=devices if file.boot == boot else {})
-        ledger.vpcs = dict(file.vpcs)
+        usage = cls(file.id, boot, fresh=False, devices=devices if file.boot == boot else {})
+        usage.vpcs = dict(file.vpcs)
         for vpc, function, epoch, record in file.records:
             if file.boot != boot and record.ended is not None:
                 record.ended = 0.0  # its clock began again
-            ledger.records[Instance(vpc, function, epoch)] = record
-        return ledger
+            usage.records[Instance(vpc, function, epoch)] = record
+        return usage
 
-    def file(self) -> LedgerFile:
-        return LedgerFile(
+    def file(self) -> UsageFile:
+        return UsageFile(
             id=self.id,
             boot=self.boot,
             devices=[(*key, device) for key, device in self.devices.items()],
@@ -132,7 +132,7 @@ class Ledger:
         self.vpcs[attachment.vpc] = _sum(self.vpcs.get(attachment.vpc, NOTHING), added)
 
     def read_traffic(self, now: float, attachment: Attachment, traffic: LinkCounters) -> None:
-        """Bytes and packets of a host end that is about to go; nothing if the ledger does not know the device."""
+        """Bytes and packets of a host end that is about to go; nothing if the device is not known."""
         if (known := self.devices.get(attachment.key)) is not None:
             latest = known.counters._replace(
                 sent_bytes=traffic.sent_bytes,

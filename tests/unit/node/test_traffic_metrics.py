@@ -7,17 +7,17 @@ from prometheus_client import CollectorRegistry
 
 from galactic.bus.memory import MemoryBroker
 from galactic.errors import Unreachable
-from galactic.linux.counters import Drops
+from galactic.linux.drop_counters import Drops
 from galactic.linux.link_counters import LinkCounters
 from galactic.messages import MIN_PAYLOAD, NodeUsage, Topics, decode
 from galactic.names import vpc_hex
-from galactic.node.dataplane.counting import node_drops
+from galactic.node.dataplane.counter_reader import node_drops
 from galactic.node.metrics import Metrics
 from galactic.node.mqtt.session import NodeTopics
 from galactic.node.mqtt.usage import AGAIN_SECONDS, TENTH, UsagePublisher
-from galactic.node.numbers import Numbers, numbers
 from galactic.node.state.attachment import Attachment
-from galactic.node.state.ledger import Instance, Ledger, UsageRecord
+from galactic.node.state.usage import Instance, UsageCounters, UsageRecord
+from galactic.node.traffic_metrics import TrafficSeries, traffic_series
 
 BLUE, RED = 1234, 1235
 NAMES = {BLUE: "team-a/blue", RED: "team-b/red"}
@@ -29,8 +29,8 @@ def attachment(function: int, vpc: int = BLUE, name: str = "") -> Attachment:
     return Attachment(vpc, function, text, "c", "/n", "galactic0", (address,), epoch=function)
 
 
-def ledger(*attachments: Attachment, **counted: int) -> Ledger:
-    made = Ledger("l", "b", fresh=False)
+def usage(*attachments: Attachment, **counted: int) -> UsageCounters:
+    made = UsageCounters("l", "b", fresh=False)
     for one in attachments:
         made.records[Instance(one.vpc, one.function, one.epoch)] = UsageRecord(
             one.name, LinkCounters(**counted)
@@ -39,20 +39,20 @@ def ledger(*attachments: Attachment, **counted: int) -> Ledger:
     return made
 
 
-def exposed(current: Numbers) -> dict[tuple[str, ...], float]:
+def exposed(current: TrafficSeries) -> dict[tuple[str, ...], float]:
     registry = CollectorRegistry()
     metrics = Metrics(registry)
-    metrics.numbers.current = lambda: current
+    metrics.traffic.current = lambda: current
     return {
         (sample.name.removeprefix("galactic_node_"), *sample.labels.values()): sample.value
-        for family in metrics.numbers.collect()
+        for family in metrics.traffic.collect()
         for sample in family.samples
     }
 
 
 def test_an_attachment_and_its_vpc_have_bytes_packets_and_drops_by_name() -> None:
     one = attachment(1)
-    made = ledger(
+    made = usage(
         one,
         sent_bytes=10,
         sent_packets=1,
@@ -62,7 +62,7 @@ def test_an_attachment_and_its_vpc_have_bytes_packets_and_drops_by_name() -> Non
         too_big=4,
         policy=5,
     )
-    found = exposed(numbers(made, {one.key: one}, NAMES, 10))
+    found = exposed(traffic_series(made, {one.key: one}, NAMES, 10))
     attached, vpc = ("team-a/blue", "team-a", "a1"), ("team-a/blue",)
     for kind, labels in (("attachment", attached), ("vpc", vpc)):
         assert found[f"{kind}_bytes_total", *labels, "sent"] == 10
@@ -77,7 +77,7 @@ def test_an_attachment_and_its_vpc_have_bytes_packets_and_drops_by_name() -> Non
 
 def test_no_label_is_an_identifier() -> None:
     one = attachment(1)
-    current = numbers(ledger(one), {one.key: one}, NAMES, 10)
+    current = traffic_series(usage(one), {one.key: one}, NAMES, 10)
     assert not [labels for labels in exposed(current) if vpc_hex(BLUE) in " ".join(labels)]
 
 
@@ -85,7 +85,7 @@ def test_series_are_bounded_and_what_is_left_out_is_counted() -> None:
     many = [attachment(number) for number in range(1, 6)]
     unnamed = attachment(9, vpc=77)
     here = {one.key: one for one in (*many, unnamed)}
-    found = exposed(numbers(ledger(*many, unnamed), here, NAMES, 2))
+    found = exposed(traffic_series(usage(*many, unnamed), here, NAMES, 2))
     shown = {labels[3] for labels in found if labels[0] == "attachment_bytes_total"}
     assert shown == {"a1", "a2"}, "those that came first"
     assert found["attachments_without_series", "limit"] == 3
@@ -96,14 +96,14 @@ def test_series_are_bounded_and_what_is_left_out_is_counted() -> None:
 
 def test_the_series_of_an_attachment_that_went_are_gone() -> None:
     one, other = attachment(1), attachment(2)
-    made = ledger(one, other)
-    found = exposed(numbers(made, {other.key: other}, NAMES, 10))
+    made = usage(one, other)
+    found = exposed(traffic_series(made, {other.key: other}, NAMES, 10))
     assert {labels[3] for labels in found if labels[0] == "attachment_bytes_total"} == {"a2"}
 
 
 def test_two_attachments_of_one_name_are_no_series_twice() -> None:
     one, other = attachment(1, name="team-a/x"), attachment(2, name="team-a/x")
-    current = numbers(ledger(one, other), {one.key: one, other.key: other}, NAMES, 10)
+    current = traffic_series(usage(one, other), {one.key: one, other.key: other}, NAMES, 10)
     assert len(current.attachments) == 1
 
 
@@ -119,7 +119,7 @@ def test_drops_of_the_packet_filter_are_the_nodes_by_reason(what: str, reason: s
     rule = Drops("nft", 6, "GALACTIC-PREROUTING", 1, what, True, True, 3, 99)
     assert node_drops([rule, rule], None) == {(reason, 6): 6}
     assert node_drops([], 8) == {("no_route", 4): 8}
-    assert exposed(Numbers(node_drops={(reason, 6): 6}))["dropped_packets_total", reason, "IPv6"] == 6
+    assert exposed(TrafficSeries(node_drops={(reason, 6): 6}))["dropped_packets_total", reason, "IPv6"] == 6
 
 
 # -- messages ----------------------------------------------------------------------------------------------------------
@@ -144,7 +144,7 @@ class Published:
 
 async def test_a_message_has_all_sums_and_long_ended_ones_are_in_every_tenth() -> None:
     bus, now = Published(), [0.0]
-    made = ledger(attachment(1), attachment(2), sent_bytes=9)
+    made = usage(attachment(1), attachment(2), sent_bytes=9)
     made.records[Instance(BLUE, 2, 2)].ended = 0.0
     publisher = UsagePublisher(bus, OWN, made, 60.0, lambda: now[0])  # type: ignore[arg-type]
     await publisher.publish()
@@ -166,7 +166,7 @@ async def test_a_message_has_all_sums_and_long_ended_ones_are_in_every_tenth() -
 
 async def test_more_than_one_message_has_room_for_are_several() -> None:
     bus = Published()
-    made = ledger(*(attachment(number, name=f"team-a/{'x' * 200}-{number}") for number in range(1, 500)))
+    made = usage(*(attachment(number, name=f"team-a/{'x' * 200}-{number}") for number in range(1, 500)))
     await UsagePublisher(bus, OWN, made, 60.0, lambda: 0.0).publish()  # type: ignore[arg-type]
     assert len(bus.messages) > 1
     assert sum(len(message.entries) for _, message in bus.messages) == 499
@@ -175,7 +175,7 @@ async def test_more_than_one_message_has_room_for_are_several() -> None:
 
 async def test_a_broker_that_refuses_or_is_away_is_no_failure() -> None:
     bus = Published()
-    publisher = UsagePublisher(bus, OWN, ledger(attachment(1)), 60.0, lambda: 0.0)  # type: ignore[arg-type]
+    publisher = UsagePublisher(bus, OWN, usage(attachment(1)), 60.0, lambda: 0.0)  # type: ignore[arg-type]
     bus.refuses = True
     await publisher.publish()
     assert publisher.problem
@@ -189,4 +189,4 @@ async def test_a_broker_that_refuses_or_is_away_is_no_failure() -> None:
 
 async def test_the_interval_0_publishes_nothing() -> None:
     broker = MemoryBroker()
-    await UsagePublisher(broker.session(), OWN, ledger(attachment(1)), 0.0, lambda: 0.0).run()
+    await UsagePublisher(broker.session(), OWN, usage(attachment(1)), 0.0, lambda: 0.0).run()

@@ -4,8 +4,8 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints
 
+from galactic.crds.cel import Rule, rules
 from galactic.crds.model import Model
-from galactic.crds.rules import Rule, rules
 
 MAX_RULES: Final = 100
 MAX_PEERS: Final = 100

@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 
 from galactic.linux.link_counters import LinkCounters
 from galactic.node.state.attachment import Attachment, Key
-from galactic.node.state.ledger import Instance, Ledger
+from galactic.node.state.usage import Instance, UsageCounters
 
 NO_ROUTE, TOO_BIG, DEVICE, POLICY = "no_route", "mtu", "device", "policy"
 ATTACHMENT: Final = ("vpc_name", "attachment_namespace", "attachment")
@@ -29,7 +29,7 @@ class Series(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Numbers:
+class TrafficSeries:
     """Series at one moment. ``left_out``: attachments without series, by reason."""
 
     attachments: list[Series] = field(default_factory=list)
@@ -39,12 +39,12 @@ class Numbers:
     lost: int = 0
 
 
-def numbers(
-    ledger: Ledger,
+def traffic_series(
+    usage: UsageCounters,
     attachments: Mapping[Key, Attachment],
     vpc_names: Mapping[int, str],
     limit: int,
-) -> Numbers:
+) -> TrafficSeries:
     """The series of at most ``limit`` attachments, those with the oldest epochs, and of all VPCs with a name."""
     named = [
         attachment for attachment in attachments.values() if attachment.vpc in vpc_names and attachment.name
@@ -53,23 +53,23 @@ def numbers(
     of_attachments: dict[tuple[str, ...], Series] = {}
     of_vpcs: dict[tuple[str, ...], Series] = {}
     for attachment in chosen:
-        record = ledger.records.get(Instance(attachment.vpc, attachment.function, attachment.epoch))
+        record = usage.records.get(Instance(attachment.vpc, attachment.function, attachment.epoch))
         if record is not None:
             namespace, _, name = attachment.name.partition("/")
             labels = vpc_names[attachment.vpc], namespace, name
             of_attachments[labels] = Series(labels, record.counters)
-    for vpc, counters in ledger.vpcs.items():
+    for vpc, counters in usage.vpcs.items():
         if vpc in vpc_names:
             of_vpcs[vpc_names[vpc],] = Series((vpc_names[vpc],), counters)
     left_out = {"limit": len(named) - len(chosen), "unnamed": len(attachments) - len(named)}
-    return Numbers([*of_attachments.values()], [*of_vpcs.values()], {}, left_out, ledger.lost)
+    return TrafficSeries([*of_attachments.values()], [*of_vpcs.values()], {}, left_out, usage.lost)
 
 
-class NumbersCollector(Collector):
+class TrafficCollector(Collector):
     """``current`` is called at every scrape."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.current: Callable[[], Numbers] = Numbers
+        self.current: Callable[[], TrafficSeries] = TrafficSeries
         registry.register(self)
 
     def collect(self) -> Iterable[Metric]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from galactic.linux.counters import words
+from galactic.linux.drop_counters import words
 from galactic.linux.firewall import FirewallRule
 from galactic.linux.readback import Applied
 

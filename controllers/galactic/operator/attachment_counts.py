@@ -29,7 +29,7 @@ class Mark(NamedTuple):
     routed: bool = False
 
 
-class Tally:
+class AttachmentCounts:
     """The marks of all attachments, and how many have each."""
 
     def __init__(self) -> None:

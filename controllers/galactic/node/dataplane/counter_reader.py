@@ -1,4 +1,4 @@
-"""Reads the counters of this node's host ends into the ledger, and writes the ledger's file.
+"""Reads the counters of this node's host ends, adds them to the usage of its attachments, and writes that to a file.
 
 One dump of the kernel's links every READ_SECONDS, and one line of /proc/net/dev when an attachment goes: no API
 request, and nothing on the way of a packet.
@@ -19,23 +19,23 @@ import structlog
 from galactic import names
 from galactic.errors import GalacticError
 from galactic.linux import link_counters
-from galactic.linux.counters import Drops, drops, reason
+from galactic.linux.drop_counters import Drops, drops, reason
 from galactic.linux.legacy import in_use
 from galactic.linux.link_counters import LinkCounters, Reading, traffic, unrouted4
 from galactic.linux.namespace import Namespace
 from galactic.linux.objects import Address
-from galactic.node.numbers import Numbers, numbers
 from galactic.node.state.attachment import Key
 from galactic.node.state.checkpoint import Checkpoint
-from galactic.node.state.ledger import Ledger, LedgerFile
 from galactic.node.state.store import Store
+from galactic.node.state.usage import UsageCounters, UsageFile
+from galactic.node.traffic_metrics import TrafficSeries, traffic_series
 
 log = structlog.get_logger(__name__)
 READ_SECONDS: Final = 10.0
 PolicyDrops = Callable[[], Awaitable[Mapping[str, int]]]
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 UNDERSTOOD: Final = 1
-"""The latest schema of the ledger's file that this version reads."""
+"""The latest schema of the file of usage that this version reads."""
 
 
 def now() -> float:
@@ -50,8 +50,11 @@ def boot_id() -> str:
         return ""
 
 
-class Counting:
-    """The ledger of this node. ``read``: all veth devices; ``one``: bytes and packets of a device."""
+class CounterReader:
+    """Keeps the usage of this node's attachments.
+
+    ``read``: all veth devices; ``one``: bytes and packets of a device.
+    """
 
     def __init__(
         self,
@@ -62,7 +65,7 @@ class Counting:
     ) -> None:
         self._store, self._checkpoint, self._read, self._one = store, checkpoint, read, one
         store.detaching = self.detaching
-        self.ledger = restored(checkpoint, boot_id())
+        self.usage = restored(checkpoint, boot_id())
         self.policy_drops: PolicyDrops | None = None
         """Where rules of policies are enforced: the packets that they dropped, by host end."""
         self.node_drops: Mapping[tuple[str, int], int] = {}
@@ -85,13 +88,13 @@ class Counting:
     async def round(self) -> None:
         """Reads everything once, and writes the file. Raises Unreachable."""
         readings = with_policies(await self._read(), await self._dropped())
-        self.ledger.observe(now(), self._store.attachments, readings, names.host_end)
+        self.usage.observe(now(), self._store.attachments, readings, names.host_end)
         self.node_drops = node_drops(drops(in_use()), unrouted4())
         self.save()
 
     async def _dropped(self) -> dict[str, int]:
         """By host end; as before where the rules' part does not know yet, or cannot read them."""
-        devices = self.ledger.devices.items()
+        devices = self.usage.devices.items()
         dropped = {names.host_end(*key): device.counters.policy for key, device in devices}
         if self.policy_drops is not None:
             with suppress(GalacticError):
@@ -101,25 +104,25 @@ class Counting:
     def detaching(self, key: Key) -> None:
         """An attachment is about to go, and its device with it."""
         attachment = self._store.attachments.get(key)
-        counters = self._one(names.host_end(*key)) if attachment and not self.ledger.fresh else None
+        counters = self._one(names.host_end(*key)) if attachment and not self.usage.fresh else None
         if attachment and counters:
-            self.ledger.read_traffic(now(), attachment, counters)
+            self.usage.read_traffic(now(), attachment, counters)
 
     def too_big(self, vpc: int, sender: Address) -> None:
         """A router reported a packet from that address of the VPC as too big."""
         for attachment in self._store.attachments.of_vpc(vpc):
             if any(sender in network for network in attachment.announces):
-                self.ledger.too_big(attachment)
+                self.usage.too_big(attachment)
                 return
 
-    def numbers(self, vpc_names: Mapping[int, str], limit: int) -> Numbers:
-        """The numbers to expose, as they were last read."""
-        current = numbers(self.ledger, self._store.attachments, vpc_names, limit)
+    def series(self, vpc_names: Mapping[int, str], limit: int) -> TrafficSeries:
+        """The series to expose, as they were last read."""
+        current = traffic_series(self.usage, self._store.attachments, vpc_names, limit)
         return replace(current, node_drops=self.node_drops)
 
     def save(self) -> None:
         """Writes the file. Raises Unreachable."""
-        self._checkpoint.put_usage(msgspec.json.encode(self.ledger.file()))
+        self._checkpoint.put_usage(msgspec.json.encode(self.usage.file()))
 
 
 def with_policies(readings: Mapping[str, Reading], dropped: Mapping[str, int]) -> dict[str, Reading]:
@@ -152,17 +155,19 @@ async def rates(seconds: float, policy_drops: PolicyDrops) -> dict[str, Any]:
     return {"seconds": ended - began, "devices": devices}
 
 
-def restored(checkpoint: Checkpoint, boot: str) -> Ledger:
-    """The ledger of the file; a new one where there is none, or none that can be read."""
+def restored(checkpoint: Checkpoint, boot: str) -> UsageCounters:
+    """Usage from the file; a new one where there is none, or none that can be read."""
     try:
         if data := checkpoint.usage():
-            file = msgspec.json.decode(data, type=LedgerFile)
+            file = msgspec.json.decode(data, type=UsageFile)
             if file.schema <= UNDERSTOOD:
-                return Ledger.of(file, boot)
-            log.warning("ledger of traffic is of a newer version, a new one begins", schema=file.schema)
+                return UsageCounters.of(file, boot)
+            log.warning(
+                "file of usage is of a newer version: counting starts again at zero", schema=file.schema
+            )
     except (msgspec.MsgspecError, UnicodeDecodeError, GalacticError) as error:
-        log.warning("ledger of traffic not readable, a new one begins", error=str(error))
-    return Ledger(uuid4().hex, boot)
+        log.warning("file of usage not readable: counting starts again at zero", error=str(error))
+    return UsageCounters(uuid4().hex, boot)
 
 
 def node_drops(rules: list[Drops], unrouted: int | None) -> dict[tuple[str, int], int]:

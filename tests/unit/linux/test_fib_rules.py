@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from galactic.linux.lookups import LOCAL, MAIN, VRF, PolicyRule, order, steps, underlay_first
+from galactic.linux.fib_rules import LOCAL, MAIN, VRF, PolicyRule, order, steps, underlay_first
 from galactic.linux.objects import LookupOrder
 
 BLOCK = IPv6Network("2001:db8:ff00::/40")

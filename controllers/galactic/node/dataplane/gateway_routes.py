@@ -24,6 +24,7 @@ from galactic.linux.objects import (
     Via,
     route_key,
 )
+from galactic.node.dataplane.gateway_shares import shares
 from galactic.node.dataplane.plan import (
     DEFAULTS,
     GATEWAY4,
@@ -33,7 +34,6 @@ from galactic.node.dataplane.plan import (
     device_sysctls,
     mac,
 )
-from galactic.node.dataplane.sharing import shares
 from galactic.node.state.attachment import SMALLEST_MTU
 from galactic.node.state.gateways import Exit, Gateway, GatewayState
 

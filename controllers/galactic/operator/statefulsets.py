@@ -22,8 +22,8 @@ from galactic.names import (
     VPC_ANNOTATION,
     label_value,
 )
+from galactic.operator.attachment_counts import reference
 from galactic.operator.state import Caches, Pod
-from galactic.operator.tally import reference
 
 RECHECK_SECONDS: Final = 60.0
 """The longest time between two checks of a retained attachment: the queue's clock is not the wall's."""

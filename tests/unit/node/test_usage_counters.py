@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from galactic.errors import Unreachable
 from galactic.linux.link_counters import LinkCounters, Reading
 from galactic.names import host_end
-from galactic.node.dataplane.counting import Counting, restored
+from galactic.node.dataplane.counter_reader import CounterReader, restored
 from galactic.node.state.attachment import Attachment
 from galactic.node.state.checkpoint import USAGE_FILE, Checkpoint
 from galactic.node.state.epoch import Clock
-from galactic.node.state.ledger import KEPT_RECORDS, KEPT_SECONDS, Instance, Ledger, LedgerFile
 from galactic.node.state.store import Store
+from galactic.node.state.usage import KEPT_RECORDS, KEPT_SECONDS, Instance, UsageCounters, UsageFile
 
 VPC = 1234
 
@@ -31,10 +31,10 @@ PLACE = Instance(VPC, 1, 100)
 
 
 class World:
-    """A kernel's counters, and a ledger that reads them."""
+    """A kernel's counters, and a usage that reads them."""
 
     def __init__(self, boot: str = "b") -> None:
-        self.ledger, self.now = Ledger("l", boot), 0.0
+        self.usage, self.now = UsageCounters("l", boot), 0.0
         self.attached: dict = {}
         self.devices: dict[str, Reading] = {}
 
@@ -43,14 +43,14 @@ class World:
 
     def read(self, seconds: float = 10.0) -> None:
         self.now += seconds
-        self.ledger.observe(self.now, self.attached, self.devices, host_end)
+        self.usage.observe(self.now, self.attached, self.devices, host_end)
 
     def restart(self, boot: str = "b") -> None:
-        data = msgspec.json.encode(self.ledger.file())
-        self.ledger = Ledger.of(msgspec.json.decode(data, type=LedgerFile), boot)
+        data = msgspec.json.encode(self.usage.file())
+        self.usage = UsageCounters.of(msgspec.json.decode(data, type=UsageFile), boot)
 
     def total(self, place: Instance = PLACE) -> int:
-        return self.ledger.records[place].counters.sent_bytes
+        return self.usage.records[place].counters.sent_bytes
 
 
 @pytest.fixture
@@ -69,8 +69,8 @@ def test_a_device_counts_from_its_beginning_once(world: World) -> None:
     assert world.total() == 100
     world.device(ONE, 7, sent_bytes=150)
     world.read()
-    assert (world.total(), world.ledger.vpcs[VPC].sent_bytes) == (150, 150)
-    assert world.ledger.records[PLACE].seconds == 20
+    assert (world.total(), world.usage.vpcs[VPC].sent_bytes) == (150, 150)
+    assert world.usage.records[PLACE].seconds == 20
 
 
 def test_the_first_reading_of_a_new_ledger_only_notes_where_counters_stand() -> None:
@@ -88,8 +88,8 @@ def test_over_a_restart_nothing_is_lost_and_nothing_counts_twice(world: World) -
     world.device(ONE, 7, sent_bytes=300)  # while the node controller is away
     world.restart()
     world.read()
-    assert (world.total(), world.ledger.vpcs[VPC].sent_bytes) == (300, 300)
-    assert world.ledger.id == "l"
+    assert (world.total(), world.usage.vpcs[VPC].sent_bytes) == (300, 300)
+    assert world.usage.id == "l"
 
 
 def test_after_another_start_of_the_host_devices_begin_again(world: World) -> None:
@@ -98,7 +98,7 @@ def test_after_another_start_of_the_host_devices_begin_again(world: World) -> No
     world.device(ONE, 7, sent_bytes=150)
     world.read()
     assert (world.total(), world.total(PLACE._replace(epoch=200))) == (100, 150)
-    assert world.ledger.records[PLACE].ended is not None
+    assert world.usage.records[PLACE].ended is not None
 
 
 def test_a_device_that_was_made_again_counts_from_its_beginning(world: World) -> None:
@@ -114,7 +114,7 @@ def test_counters_of_policies_begin_again_by_themselves(world: World) -> None:
     for policy, total in ((3, 3), (5, 5), (1, 6), (0, 6), (2, 8)):
         world.device(ONE, 7, sent_bytes=100, policy=policy)
         world.read()
-        assert world.ledger.records[PLACE].counters.policy == total
+        assert world.usage.records[PLACE].counters.policy == total
     assert world.total() == 100
 
 
@@ -123,23 +123,23 @@ def test_another_epoch_of_the_same_device_is_a_record_of_its_own(world: World) -
     world.device(ONE, 7, sent_bytes=130)
     world.read()
     assert (world.total(), world.total(PLACE._replace(epoch=101))) == (100, 30)
-    assert world.ledger.vpcs[VPC].sent_bytes == 130
+    assert world.usage.vpcs[VPC].sent_bytes == 130
 
 
 def test_the_last_traffic_of_an_attachment_that_goes_is_read_before_it_goes(world: World) -> None:
-    world.ledger.read_traffic(world.now + 3, ONE, LinkCounters(sent_bytes=190))
+    world.usage.read_traffic(world.now + 3, ONE, LinkCounters(sent_bytes=190))
     world.attached, world.devices = {}, {}
     world.read()
-    record = world.ledger.records[PLACE]
+    record = world.usage.records[PLACE]
     assert (record.counters.sent_bytes, record.seconds, record.ended) == (190, 3, world.now)
-    assert world.ledger.vpcs == {}, "no attachment of it is here any more"
+    assert world.usage.vpcs == {}, "no attachment of it is here any more"
     world.read(KEPT_SECONDS + 1)
-    assert world.ledger.records == {}
+    assert world.usage.records == {}
 
 
 def test_one_that_came_and_went_between_two_readings_is_counted(world: World) -> None:
     other = attachment(2, 101)
-    world.ledger.read_traffic(world.now, other, LinkCounters(sent_bytes=5))
+    world.usage.read_traffic(world.now, other, LinkCounters(sent_bytes=5))
     assert world.total(Instance(VPC, 2, 101)) == 5
     world.attached[other.key] = other  # it stays after all
     world.device(other, 9, sent_bytes=6)
@@ -149,11 +149,11 @@ def test_one_that_came_and_went_between_two_readings_is_counted(world: World) ->
 
 def test_ended_records_are_bounded_and_the_oldest_are_given_up(world: World) -> None:
     for number in range(KEPT_RECORDS + 3):
-        world.ledger.read_traffic(world.now, attachment(2, 1000 + number), LinkCounters(sent_bytes=1))
+        world.usage.read_traffic(world.now, attachment(2, 1000 + number), LinkCounters(sent_bytes=1))
     world.attached = {}
     world.read()
-    assert len(world.ledger.records) == KEPT_RECORDS
-    assert world.ledger.lost == 4
+    assert len(world.usage.records) == KEPT_RECORDS
+    assert world.usage.lost == 4
 
 
 @given(
@@ -183,8 +183,8 @@ def test_the_sum_of_all_records_is_what_the_kernel_counted(steps: list[tuple[str
         if step == "read":
             world.read()
     world.read()
-    assert sum(record.counters.sent_bytes for record in world.ledger.records.values()) == sent
-    assert world.ledger.vpcs[VPC].sent_bytes == sent
+    assert sum(record.counters.sent_bytes for record in world.usage.records.values()) == sent
+    assert world.usage.vpcs[VPC].sent_bytes == sent
 
 
 # -- the task ----------------------------------------------------------------------------------------------------------
@@ -208,19 +208,19 @@ async def test_a_round_reads_and_writes_and_a_detach_reads_its_device(checkpoint
     async def read() -> dict[str, Reading]:
         return devices
 
-    counting = Counting(store, checkpoint, read, lambda device: LinkCounters(sent_bytes=77))
-    await counting.round()
+    reader = CounterReader(store, checkpoint, read, lambda device: LinkCounters(sent_bytes=77))
+    await reader.round()
     one = store.attach(attachment(1, 0))
     devices[host_end(*one.key)] = Reading(7, LinkCounters(sent_bytes=50, no_route=2))
-    await counting.round()
+    await reader.round()
     place = Instance(VPC, 1, one.epoch)
-    assert counting.ledger.records[place].counters.sent_bytes == 50
+    assert reader.usage.records[place].counters.sent_bytes == 50
     store.detach(one.key)
-    assert counting.ledger.records[place].counters == LinkCounters(sent_bytes=77, no_route=2)
+    assert reader.usage.records[place].counters == LinkCounters(sent_bytes=77, no_route=2)
     devices.clear()
-    await counting.round()
-    again = restored(checkpoint, counting.ledger.boot)
-    assert again.id == counting.ledger.id
+    await reader.round()
+    again = restored(checkpoint, reader.usage.boot)
+    assert again.id == reader.usage.id
     assert again.records[place].counters.sent_bytes == 77
 
 
@@ -239,25 +239,25 @@ async def test_drops_of_policies_are_their_attachments(checkpoint, store) -> Non
             raise Unreachable("nft", "busy")
         return dropped
 
-    counting = Counting(store, checkpoint, read)
-    counting.policy_drops = policy_drops
-    await counting.round()
+    reader = CounterReader(store, checkpoint, read)
+    reader.policy_drops = policy_drops
+    await reader.round()
     one = store.attach(attachment(1, 0))
     device = host_end(*one.key)
     devices[device] = Reading(7, LinkCounters())
     dropped[device] = 4
-    await counting.round()
-    assert counting.ledger.records[Instance(VPC, 1, one.epoch)].counters == LinkCounters(policy=4)
+    await reader.round()
+    assert reader.usage.records[Instance(VPC, 1, one.epoch)].counters == LinkCounters(policy=4)
     dropped.clear()  # as after a restart, before the rules' part has read the kernel
-    await counting.round()
+    await reader.round()
     dropped[device] = 5
-    await counting.round()
-    assert counting.ledger.vpcs[VPC].policy == 5
+    await reader.round()
+    assert reader.usage.vpcs[VPC].policy == 5
     unreadable.append(device)
-    await counting.round()
+    await reader.round()
     unreadable.clear()
-    await counting.round()
-    assert counting.ledger.vpcs[VPC].policy == 5
+    await reader.round()
+    assert reader.usage.vpcs[VPC].policy == 5
 
 
 @pytest.mark.parametrize("text", [b"{", b'{"schema": 2, "id": "x"}', b"\xff"])
@@ -270,18 +270,18 @@ async def test_a_round_that_fails_leaves_the_numbers(checkpoint, store) -> None:
     async def read() -> dict[str, Reading]:
         raise Unreachable("kernel", "busy")
 
-    counting = Counting(store, checkpoint, read)
+    reader = CounterReader(store, checkpoint, read)
     with pytest.raises(Unreachable):
-        await counting.round()
-    assert counting.ledger.fresh
+        await reader.round()
+    assert reader.usage.fresh
 
 
 def test_a_packet_that_was_too_big_is_its_senders(checkpoint, store) -> None:
-    counting = Counting(store, checkpoint, lambda: None)  # type: ignore[arg-type, return-value]
+    reader = CounterReader(store, checkpoint, lambda: None)  # type: ignore[arg-type, return-value]
     one = store.attach(attachment(1, 0))
-    counting.ledger.fresh = False
-    counting.ledger.read(0.0, one, Reading(7, LinkCounters()))
-    counting.too_big(VPC, ip_interface("10.1.1.1/24").ip)
-    counting.too_big(VPC, ip_interface("10.1.1.9/24").ip)
-    assert counting.ledger.records[Instance(VPC, 1, one.epoch)].counters.too_big == 1
-    assert counting.ledger.vpcs[VPC].too_big == 1
+    reader.usage.fresh = False
+    reader.usage.read(0.0, one, Reading(7, LinkCounters()))
+    reader.too_big(VPC, ip_interface("10.1.1.1/24").ip)
+    reader.too_big(VPC, ip_interface("10.1.1.9/24").ip)
+    assert reader.usage.records[Instance(VPC, 1, one.epoch)].counters.too_big == 1
+    assert reader.usage.vpcs[VPC].too_big == 1
