@@ -7,6 +7,7 @@ fib_rules              the order of policy rules: VRFs' tables before ``local``
 devconf                sysctls of devices, by netlink
 routes, netlink        routes, as packed netlink messages
 events                 notifications of changes by other programs
+nft_events             those of transactions of nf_tables
 neighbours, echo       ARP and neighbour discovery; echo requests from inside a namespace
 kept_neighbours        neighbours that work while the kernel's table of them is full
 link_counters, capture traffic that devices counted; a pod's packets at every device

@@ -49,13 +49,15 @@ class KeptTable:
         elif after != self.written:
             await self._apply(difference(self.written, after), after)
 
-    async def verify(self) -> None:
-        """Writes the table again where another program's transaction may have changed it."""
+    async def verify(self, *, thorough: bool = True) -> None:
+        """Writes the table again where another program's transaction may have changed it. ``thorough``: takes the
+        fingerprint as well, where there is none yet.
+        """
         table = self.written
         if table is None or not table.chains:
             return
         generation = self._kernel.generation()
-        if generation == self._generation and self._fingerprint:
+        if generation == self._generation and (self._fingerprint or not thorough):
             return
         found = await self._kernel.fingerprint(table)
         if generation == self._generation or found == self._fingerprint:

@@ -18,6 +18,7 @@ from galactic.linux.events import Changed, Events
 from galactic.linux.kernel import LinuxKernel
 from galactic.linux.liveness import EchoSocket
 from galactic.linux.namespace import Namespace
+from galactic.linux.nft_events import NftEvents, Transaction
 from galactic.linux.nftables import Nftables, lacking
 from galactic.linux.too_big import TooBigSocket
 from galactic.messages import Topics
@@ -26,14 +27,14 @@ from galactic.node.cni.calls import Calls
 from galactic.node.cni.server import Server
 from galactic.node.dataplane.adapter import LinuxHost
 from galactic.node.dataplane.counter_reader import CounterReader, now
-from galactic.node.dataplane.events import follow
+from galactic.node.dataplane.events import Paced, follow
 from galactic.node.dataplane.gateway_filter import GatewayFilter
 from galactic.node.dataplane.gateway_health import GatewayHealth
 from galactic.node.dataplane.host_settings import HostSettings
 from galactic.node.dataplane.neighbours import Neighbours
 from galactic.node.dataplane.path_mtu import PathMTU
 from galactic.node.dataplane.setup import HostSetup
-from galactic.node.dataplane.sync import Sync
+from galactic.node.dataplane.sync import EVENT_SECONDS, Sync
 from galactic.node.kubernetes.carried import CarriedAttachments
 from galactic.node.kubernetes.fallback import Fallback
 from galactic.node.kubernetes.gateways import GatewayWatch, restore
@@ -85,6 +86,11 @@ async def run(  # noqa: PLR0915 - the wiring
                 async for changed in changes:
                     yield changed
 
+        async def transactions() -> AsyncIterator[Transaction]:
+            with NftEvents() as changes:
+                async for changed in changes:
+                    yield changed
+
         linux = LinuxHost(block, settings.underlay_interface, drop_external_sids=settings.drop_external_sids)
         setup = HostSetup(linux, store, block, metrics.filter_drift.inc)
         sync = Sync(kernel, store, setup.host, metrics)
@@ -105,6 +111,11 @@ async def run(  # noqa: PLR0915 - the wiring
         gateways = GatewayFilter(Nftables(), store, lacking, sync.leads_out)
         await gateways.attempt()  # before the kernel is read: ways out of an earlier life stay
         host = HostTasks(setup, sync, neighbours, path_mtu, multus, host_settings, policies, gateways)
+        filters = {
+            Transaction.POLICIES: Paced(policies.on_external_change, EVENT_SECONDS),
+            Transaction.GATEWAYS: Paced(gateways.on_external_change, EVENT_SECONDS),
+            Transaction.CHAINS: Paced(setup.on_external_change, EVENT_SECONDS),
+        }
         session = Session(bus, own, store, Subscriptions(bus, topics, store, metrics), metrics)
         session.password_exposure = settings.password_exposure
 
@@ -133,6 +144,10 @@ async def run(  # noqa: PLR0915 - the wiring
             tasks.create_task(setup.run(), name="host setup")
             tasks.create_task(sync.run(), name="sync")
             tasks.create_task(follow(events, sync.on_external_change), name="kernel events")
+            tasks.create_task(
+                follow(transactions, lambda changed: [filters[part]() for part in changed]),
+                name="transactions",
+            )
             tasks.create_task(policies.run(), name="rules")
             tasks.create_task(host.neighbours.run(), name="neighbours")
             tasks.create_task(host.path_mtu.run(), name="path MTU")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from galactic import names, srv6
 from galactic.linux.nftables import Present, Table
 from galactic.linux.objects import MAIN_TABLE, WAY_OUT_METRIC, Balanced, Encap, EndDT46, Via, route_key
-from galactic.node.dataplane import gateway_routes
+from galactic.node.dataplane import gateway_filter, gateway_routes
 from galactic.node.dataplane.gateway_filter import LINGER_SECONDS, GatewayFilter
 from galactic.node.dataplane.gateway_health import ANSWERED, MISSED, Judgement
 from galactic.node.dataplane.gateway_rules import WayOut, table, zones
@@ -245,6 +245,28 @@ async def test_rules_come_first_and_go_last(store):
     assert not store.attachments.hosts(VPC)
     await rules.round(5.0 + LINGER_SECONDS)
     assert nft.scripts[-1] == "delete table inet galactic-gateways\n"
+
+
+async def test_a_reported_change_is_put_back_before_the_next_round(store, monkeypatch):
+    monkeypatch.setattr(gateway_filter, "ROUND_SECONDS", 3600.0)
+    nft = Nft()
+    rules = GatewayFilter(nft, store, nothing, lambda _: True)
+    store.set_gateways({VPC: gateway(exit_(1, "203.0.113.1"))})
+    task = asyncio.create_task(rules.run())
+    try:
+        async with asyncio.timeout(60):
+            while not store.gateways.filtered:
+                await asyncio.sleep(0.001)
+            written = len(nft.scripts)
+            rules.on_external_change()  # its own transaction
+            await asyncio.sleep(0.1)
+            assert len(nft.scripts) == written
+            nft.number, nft.changed = nft.number + 1, "by another"
+            rules.on_external_change()
+            while len(nft.scripts) == written:
+                await asyncio.sleep(0.001)
+    finally:
+        task.cancel()
 
 
 def stored(name="g", nodes=None, **status):

@@ -261,6 +261,21 @@ async def test_another_programs_change_is_put_back(monkeypatch):
 
 
 @pytest.mark.asyncio
+async def test_a_reported_change_is_put_back_before_the_next_check(monkeypatch):
+    monkeypatch.setattr(enforcement, "VERIFY_SECONDS", 3600.0)
+    async with Node().working() as node:
+        node.source.known[DENY.name] = DENY
+        await node.add(WEB, (DENY.name,))
+        count = len(node.kernel.scripts)
+        node.enforcement.on_external_change()  # its own transaction
+        await asyncio.sleep(0.1)
+        assert len(node.kernel.scripts) == count
+        node.kernel.changed, node.kernel.number = "by hand", node.kernel.number + 1
+        node.enforcement.on_external_change()
+        await node.until(lambda: len(node.kernel.scripts) > count)
+
+
+@pytest.mark.asyncio
 async def test_drops_are_counted_in_both_directions():
     async with Node().working() as node:
         assert await node.enforcement.drops() == {}

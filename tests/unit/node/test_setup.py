@@ -314,3 +314,16 @@ async def test_a_new_prefix_is_acted_upon_at_once(machine, drifted, tmp_path, mo
             await asyncio.sleep(0)
     running.cancel()
     await asyncio.wait({running})
+
+
+async def test_a_reported_transaction_is_checked_at_once(host_setup, machine, clock):
+    """Without waiting for the next check, with nft's tables alone: legacy ones have no reports."""
+    await host_setup.check()
+    for backend, expected in (("nft", True), ("legacy", False)):
+        waiting = asyncio.create_task(host_setup._changed_meanwhile())
+        await asyncio.sleep(0)
+        host_setup._installed = Installed(backend, "", (), "", "")
+        host_setup.on_external_change()
+        done, _ = await asyncio.wait([waiting], timeout=0.1 if not expected else 60)
+        assert bool(done) is expected
+        waiting.cancel()

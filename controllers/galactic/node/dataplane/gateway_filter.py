@@ -65,6 +65,10 @@ class GatewayFilter:
             except TimeoutError:
                 pass
 
+    def on_external_change(self) -> None:
+        """A transaction of any program may have changed the table: a round follows at once."""
+        self._changed.set()
+
     async def round(self, now: float) -> None:
         """Writes the difference, if there is one. Raises GalacticError."""
         store = self._store

@@ -109,6 +109,7 @@ class HostSetup:
         self._repairs: deque[float] = deque(maxlen=CONTESTED)
         self._contested = ""
         self._changed = store.watch()
+        self._external = False
         self._next = _Next()
         self._backoff, self._pause = Backoff(*BACKOFF_SECONDS, spread=0.0), 0.0
         self._missing = Backoff(*PREFLIGHT_SECONDS, spread=0.0)
@@ -121,7 +122,7 @@ class HostSetup:
             pause = await self.check()
             try:
                 async with asyncio.timeout(pause):
-                    await self._prefix_changed()
+                    await self._changed_meanwhile()
             except TimeoutError:
                 continue
 
@@ -134,6 +135,12 @@ class HostSetup:
         if self._underlay is None or self._filter_problem is not None:
             return self._backoff.pause()
         return min(max(self._pause, cost * CHECK_SHARE, CHECK_SECONDS[0]), CHECK_SECONDS[1])
+
+    def on_external_change(self) -> None:
+        """A transaction of any program may have changed the packet filter's chains: they are checked at once."""
+        if self.backend == "nft":
+            self._external = True
+            self._changed.set()
 
     def uplinks(self) -> tuple[str, ...]:
         """The interfaces by which SRv6 packets of the underlay come in; none until they are known."""
@@ -343,8 +350,9 @@ class HostSetup:
             self._contested = ", ".join(installed.changed)
             self._next.contested = now + CONTESTED_SECONDS
 
-    async def _prefix_changed(self) -> None:
+    async def _changed_meanwhile(self) -> None:
         before = self._store.node.prefix
-        while self._store.node.prefix == before:
+        while self._store.node.prefix == before and not self._external:
             await self._changed.wait()
             self._changed.clear()
+        self._external = False

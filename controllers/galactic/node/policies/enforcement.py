@@ -105,6 +105,7 @@ class Enforcement:
         self._leaving: dict[str, float] = {}  # host end without an attachment → when its rules go
         self._in_force: dict[str, tuple[Rules, ...]] = {}  # host end → rules
         self._written: asyncio.Event = asyncio.Event()  # set and replaced with each round
+        self._external = False  # a transaction was reported since the last check
         self._problem = ""
         self.unable = ""
         """The lack of this host for rules, in words."""
@@ -114,6 +115,11 @@ class Enforcement:
         self._source = source
         self.wake.set()
         return source
+
+    def on_external_change(self) -> None:
+        """A transaction of any program may have changed the table: it is verified at once."""
+        self._external = True
+        self.wake.set()
 
     def condition(self) -> ConditionState:
         """The condition ``Policies``: whether this node can enforce rules inside VPCs."""
@@ -196,6 +202,7 @@ class Enforcement:
                     await self.wake.wait()
                     await asyncio.sleep(GATHER_SECONDS)
             self.wake.clear()
+            external, self._external = self._external, False
             due = time.monotonic() >= check
             if due:
                 check = time.monotonic() + VERIFY_SECONDS
@@ -203,8 +210,8 @@ class Enforcement:
                 self.unable, trial = await self._lacking(), time.monotonic() + TRIAL_SECONDS
             try:
                 if not self.unable:
-                    if due:
-                        await self._kept.verify()
+                    if due or external:
+                        await self._kept.verify(thorough=due)
                     await self._round()
             except GalacticError as error:
                 self._kept.forget()
