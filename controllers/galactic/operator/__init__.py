@@ -1,7 +1,8 @@
 """The operator: identifiers, addresses, NetworkAttachmentDefinitions, NodeSegments.
 
-Layers, top to bottom: ``__main__`` wires. ``handlers`` (kopf) and ``reflectors`` fill ``state.Caches``, with the
-parts of objects in ``record``, and ``attachment_counts``; ``triggers`` marks dirty what a change concerns;
+Layers, top to bottom: ``__main__`` wires. ``handlers`` (kopf) and ``reflectors`` fill ``state.Caches``:
+a ``cache`` a kind, of its ``objects`` as values, or their parts in ``record``;
+and ``attachment_counts``. ``triggers`` marks dirty what a change concerns;
 ``reconcile`` runs the queue through ``vpcs``, ``attachments`` (by ``admission``), ``segments``, ``pods``,
 ``services``, ``policies`` and ``gateways``, which share ``context``; ``prefixes`` finds free and overlapping
 prefixes; ``dropped_fields`` notices fields that the API server drops. ``attached``, ``ending``, ``route_reporting`` and

@@ -14,7 +14,7 @@ from galactic.names import parse_function, parse_vpc
 from galactic.operator.addresses import Held
 from galactic.operator.attachment_counts import settled_vpc
 from galactic.operator.context import ReconcileContext
-from galactic.operator.state import Invalid
+from galactic.operator.objects import Invalid
 from galactic.operator.vpcs import Vpcs, count_delay
 from galactic.validation.accepting import accepted, declined
 from galactic.validation.attachment import ParsedAttachment, outside, parse_attachment

@@ -20,8 +20,10 @@ from galactic.kube.reflector import in_turns
 from galactic.names import from_base62, parse_function, parse_vpc
 from galactic.operator.addresses import Addresses, Held
 from galactic.operator.attachment_counts import reference, settled_vpc
+from galactic.operator.cache import Cache
 from galactic.operator.identifiers import Identifiers, functions, vpc_identifiers
-from galactic.operator.state import Cache, Caches, Invalid
+from galactic.operator.objects import Invalid
+from galactic.operator.state import Caches
 from galactic.validation.attachment import parse_attachment
 from galactic.validation.networks import Interface, Network, host
 

@@ -13,7 +13,8 @@ from galactic.crds.nodesegment import NodeSegment
 from galactic.kube.api import Key
 from galactic.kube.conditions import State
 from galactic.kube.pods import attached, lacks_interface
-from galactic.operator.state import Caches, Pod
+from galactic.operator.objects import Pod
+from galactic.operator.state import Caches
 
 LISTED: Final = 5
 """Pods that a message lists."""

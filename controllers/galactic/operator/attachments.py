@@ -34,10 +34,10 @@ from galactic.operator.carriers import configuration as granted_configuration
 from galactic.operator.context import FINALIZER, ReconcileContext
 from galactic.operator.ending import EndingPods
 from galactic.operator.nad import configuration, definition, labels
+from galactic.operator.objects import Invalid, status_of
 from galactic.operator.policies.index import PolicyIndex
 from galactic.operator.route_reporting import PATIENCE_SECONDS, Unpublished
 from galactic.operator.stand_in import StandIn
-from galactic.operator.state import Invalid, status_of
 from galactic.operator.statefulsets import Retention, may_carry, retention, stateful
 from galactic.operator.vpcs import Vpcs
 

@@ -17,7 +17,8 @@ from galactic.crds.vpcattachment import (
 from galactic.kube.resources import PODS
 from galactic.names import CARRIER_PREFIX, carrier_label, vpc_hex
 from galactic.operator.attachment_counts import reference, settled_vpc
-from galactic.operator.state import Caches, Pod
+from galactic.operator.objects import Pod
+from galactic.operator.state import Caches
 from galactic.operator.statefulsets import may_carry, stateful
 from galactic.validation.attachment import ParsedAttachment
 from galactic.validation.grants import detaches

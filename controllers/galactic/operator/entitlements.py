@@ -25,8 +25,9 @@ from galactic.kube.api import Key
 from galactic.messages import Entitlement, Entitlements, PeeringVpc, Topics, decode, encode
 from galactic.operator.cluster_name import ClusterName, NameTaken
 from galactic.operator.departed import DepartedNodes
+from galactic.operator.objects import Invalid
 from galactic.operator.peering import named, peering_view
-from galactic.operator.state import Caches, Invalid
+from galactic.operator.state import Caches
 
 log = structlog.get_logger(__name__)
 SHARD_BYTES: Final = 64 * 1024

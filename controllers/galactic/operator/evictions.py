@@ -19,7 +19,7 @@ from galactic.kube.pods import lacks_interface
 from galactic.kube.resources import PODS
 from galactic.kube.workqueue import WorkQueue
 from galactic.operator.context import ReconcileContext
-from galactic.operator.state import Pod
+from galactic.operator.objects import Pod
 
 log = structlog.get_logger(__name__)
 EVERY_SECONDS: Final = 5.0

@@ -21,8 +21,8 @@ from galactic.kube.resources import ENDPOINT_SLICES, SERVICE_CIDRS, VPC_GATEWAYS
 from galactic.names import function_hex, parse_function, parse_vpc, vpc_hex
 from galactic.operator.context import ReconcileContext
 from galactic.operator.gateway_nodes import chosen, spread
+from galactic.operator.objects import Invalid, Node, status_of
 from galactic.operator.segments import obstacle
-from galactic.operator.state import Invalid, Node, status_of
 from galactic.srv6 import parse_prefix, sid
 from galactic.validation.gateways import Owned, ParsedGateway, disjoint, parse_gateway, routable
 from galactic.validation.networks import Network, parse_networks

@@ -18,8 +18,10 @@ from galactic.kube.api import Key
 from galactic.operator.addresses import capacity
 from galactic.operator.allocator import Allocator
 from galactic.operator.attachment_counts import NO_STATUS, unready_reason
+from galactic.operator.cache import Cache
 from galactic.operator.context import Rules
-from galactic.operator.state import Cache, Caches, Invalid
+from galactic.operator.objects import Invalid
+from galactic.operator.state import Caches
 from galactic.srv6 import parse_prefix
 from galactic.validation.networks import parse_networks
 

@@ -13,7 +13,8 @@ from galactic.crds.vpcattachment import ConfiguredPeer
 from galactic.errors import Rejected
 from galactic.kube.api import Key
 from galactic.kube.conditions import State
-from galactic.operator.state import Caches, Invalid
+from galactic.operator.objects import Invalid
+from galactic.operator.state import Caches
 from galactic.validation.networks import Network
 from galactic.validation.peering import Side, contested, in_force, overlap
 

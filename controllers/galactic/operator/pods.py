@@ -26,7 +26,7 @@ from galactic.names import (
 from galactic.operator.attachment_counts import reference
 from galactic.operator.context import FINALIZER, ReconcileContext
 from galactic.operator.nad import LABELS
-from galactic.operator.state import Invalid, Pod
+from galactic.operator.objects import Invalid, Pod
 from galactic.operator.statefulsets import labels, owner, requested, set_owners, stateful, vpc_of
 
 

@@ -26,6 +26,7 @@ from galactic.kube.resources import (
 )
 from galactic.operator.allocator import restore
 from galactic.operator.attachments import Attachments
+from galactic.operator.cache import Cache
 from galactic.operator.context import Kind, ReconcileContext
 from galactic.operator.evictions import Evictions
 from galactic.operator.gateways import Gateways, enter
@@ -35,7 +36,6 @@ from galactic.operator.policies.policyslices import base
 from galactic.operator.policies.reconciler import Policies
 from galactic.operator.segments import Segments
 from galactic.operator.services.reconciler import Services
-from galactic.operator.state import Cache
 from galactic.operator.vpcs import Vpcs
 
 log = structlog.get_logger(__name__)

@@ -9,7 +9,8 @@ from typing import Any
 
 from galactic.kube.api import Api, Event, Key, Object, key_of
 from galactic.kube.reflector import Reflector
-from galactic.operator.state import Cache, Caches
+from galactic.operator.cache import Cache
+from galactic.operator.state import Caches
 
 
 class CacheReflector:

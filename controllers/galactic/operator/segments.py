@@ -24,8 +24,9 @@ from galactic.kube.resources import NODE_SEGMENTS, NODES
 from galactic.names import API_VERSION, NOT_READY_TAINT, PREFIX_ANNOTATION
 from galactic.operator.context import ReconcileContext
 from galactic.operator.nad import LABELS
+from galactic.operator.objects import Invalid, Node
 from galactic.operator.prefixes import PrefixIndex, RestingPrefixes
-from galactic.operator.state import Caches, Invalid, Node
+from galactic.operator.state import Caches
 from galactic.srv6 import SHORTEST_PREFIX, parse_prefix
 
 _MANAGED: Final = next(iter(LABELS.items()))

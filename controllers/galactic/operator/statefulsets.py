@@ -23,7 +23,8 @@ from galactic.names import (
     label_value,
 )
 from galactic.operator.attachment_counts import reference
-from galactic.operator.state import Caches, Pod
+from galactic.operator.objects import Pod
+from galactic.operator.state import Caches
 
 RECHECK_SECONDS: Final = 60.0
 """The longest time between two checks of a retained attachment: the queue's clock is not the wall's."""

@@ -17,6 +17,7 @@ from galactic.names import STATEFUL_SET_LABEL, label_value
 from galactic.operator import attached
 from galactic.operator.attachment_counts import reference
 from galactic.operator.context import ReconcileContext
+from galactic.operator.objects import Agent, Invalid, Nad, Node, Pod, PolicyPart
 from galactic.operator.peering import Peers
 from galactic.operator.policies.changes import PolicyChanges
 from galactic.operator.policies.reconciler import Policies, unable_to_enforce
@@ -24,7 +25,7 @@ from galactic.operator.route_reporting import PATIENCE_SECONDS, arrived
 from galactic.operator.segments import Segments
 from galactic.operator.services.index import Index, attachment_view, pod_view
 from galactic.operator.slices import Slice
-from galactic.operator.state import Agent, Invalid, Listener, Nad, Node, Pod, PolicyPart
+from galactic.operator.state import Listener
 from galactic.operator.vpcs import COUNT_SECONDS, count_delay
 from galactic.validation.networks import Network, host
 from galactic.validation.services import VpcService

@@ -21,8 +21,8 @@ from galactic.kube.resources import CONFIG_MAPS, VPCS
 from galactic.names import parse_vpc, vpc_hex
 from galactic.operator.context import FINALIZER, ReconcileContext
 from galactic.operator.identifiers import identifier_taken
+from galactic.operator.objects import Invalid, status_of
 from galactic.operator.peering import Peers
-from galactic.operator.state import Invalid, status_of
 from galactic.validation.joining import RECORDS, recorded, unrecorded
 from galactic.validation.networks import Network, parse_networks
 from galactic.validation.policies import policy

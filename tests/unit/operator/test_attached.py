@@ -11,7 +11,8 @@ from galactic.names import ATTACHMENT_ANNOTATION, ATTACHMENT_LABEL, GENERATED, V
 from galactic.operator.attached import LISTED, Interfaces, changed
 from galactic.operator.context import Rules
 from galactic.operator.gauges import unattached
-from galactic.operator.state import Caches, _agent
+from galactic.operator.objects import agent
+from galactic.operator.state import Caches
 
 KEY = ("blue", "web")
 GRACE = 30.0
@@ -183,7 +184,7 @@ def test_what_a_node_begins_and_ceases_to_report() -> None:
 def test_an_agent_is_at_work(conditions: list[dict[str, str]], leaving: bool, ready: bool) -> None:
     meta = {"name": "galactic-node-x"} | (LEAVING if leaving else {})
     pod_object = {"metadata": meta, "spec": {"nodeName": "node-1"}, "status": {"conditions": conditions}}
-    assert _agent(pod_object).ready is ready
+    assert agent(pod_object).ready is ready
 
 
 @pytest.fixture(autouse=True)

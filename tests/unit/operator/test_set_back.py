@@ -12,8 +12,8 @@ from galactic.kube.informer import Informer
 from galactic.kube.memory import MemoryApi
 from galactic.kube.reflector import Reflector, Selection
 from galactic.kube.resources import ENDPOINT_SLICES, SERVICES, STATEFUL_SETS, VPC_ATTACHMENTS, VPCS
+from galactic.operator.cache import Cache
 from galactic.operator.reflectors import CacheReflector
-from galactic.operator.state import Cache
 
 KEY = ("ns", "a")
 

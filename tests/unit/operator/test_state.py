@@ -2,7 +2,9 @@ import pytest
 
 from galactic.kube.reflector import Selection
 from galactic.kube.resources import VPCS
-from galactic.operator.state import Cache, Caches, Invalid
+from galactic.operator.cache import Cache
+from galactic.operator.objects import Invalid
+from galactic.operator.state import Caches
 
 
 def cached(name="a", version="1", uid="u", **more):

@@ -13,10 +13,10 @@ from galactic.kube.workqueue import WorkQueue
 from galactic.names import CARRIER_PREFIX
 from galactic.operator.attachment_counts import reference, settled_vpc
 from galactic.operator.context import Item
+from galactic.operator.objects import Invalid, PolicyPart
 from galactic.operator.policies.index import Member, Rules
 from galactic.operator.policies.policyslices import base
 from galactic.operator.policies.reconciler import Policies
-from galactic.operator.state import Invalid, PolicyPart
 from galactic.validation.policies import closed, policy, vpc_of
 
 GROUP_SECONDS: Final = 0.05

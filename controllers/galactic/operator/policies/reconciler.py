@@ -14,9 +14,9 @@ from galactic.kube.conditions import ACCEPTED, ENFORCED, POLICIES, State, condit
 from galactic.kube.resources import POLICY_SLICES, VPC_POLICIES
 from galactic.names import vpc_hex
 from galactic.operator.context import ReconcileContext
+from galactic.operator.objects import Invalid, PolicyPart, status_of
 from galactic.operator.policies.index import PolicyIndex, Rules
 from galactic.operator.policies.policyslices import base, group_specs, manifest, rules_spec, surplus
-from galactic.operator.state import Invalid, PolicyPart, status_of
 from galactic.validation.grants import granted, refusal
 from galactic.validation.policies import policy, vpc_of
 

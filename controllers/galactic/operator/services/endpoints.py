@@ -9,8 +9,8 @@ from galactic.crds.vpcattachment import VpcAttachment
 from galactic.kube.api import Key
 from galactic.kube.conditions import ATTACHED
 from galactic.operator.attachment_counts import settled_vpc
+from galactic.operator.objects import Pod
 from galactic.operator.slices import Endpoint, Group, Port
-from galactic.operator.state import Pod
 from galactic.validation.services import VpcService
 
 FAMILIES: Final = {4: "IPv4", 6: "IPv6"}

@@ -6,8 +6,8 @@ from typing import Final
 from galactic.crds.vpcattachment import VpcAttachment
 from galactic.kube.api import Key
 from galactic.kube.conditions import ATTACHED
+from galactic.operator.objects import Invalid, Pod
 from galactic.operator.slices import Slice
-from galactic.operator.state import Invalid, Pod
 from galactic.validation.services import VpcService
 
 NONE: Final[frozenset[Key]] = frozenset()
