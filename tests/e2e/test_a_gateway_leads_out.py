@@ -2,9 +2,12 @@
 is the cluster's own; and on when one of its nodes is cut off. No host outside gets in.
 """
 
+import json
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +21,7 @@ HELD = {4: ("203.0.113.2", "203.0.113.3"), 6: ("2001:db8:cafe::2", "2001:db8:caf
 ROUTES = ({"destination": "0.0.0.0/0"}, {"destination": "::/0"})
 METADATA = "169.254.169.254"
 NETNS = "outside"
+GALACTIC = Path(sys.executable).with_name("galactic")
 LISTEN = """
 import socket, sys, threading
 listener = socket.create_server(("::", 4242), family=socket.AF_INET6, dualstack_ipv6=True)
@@ -114,12 +118,28 @@ def test_out(tenants: Callable[..., Tenant], lab: Lab) -> None:
         "a node that leads out does so itself"
     )
 
+    # The trace follows packets to the address with which they leave.
+    for family in (4, 6):
+        code, hops = traced(blue, "one", OUTSIDE[family])
+        texts = [hop["what"] for hop in hops]
+        assert (code, {hop["state"] for hop in hops}) == (0, {"passes"}), hops
+        assert any(f"with {address}" in text for text in texts for address in HELD[family]), hops
+        assert texts[-1].startswith("answers: 3 of 3"), hops
+    assert "way" in {one["name"].partition("/")[2] for one in galactic(lab, "status")[1]["gateways"]}
+
     # Not those that have not asked; not to the cluster's own; not in.
     assert blue.unanswered([("plain", OUTSIDE[4])])
     node = lab.state.node("node-2")
     forbidden = [METADATA, "169.254.1.2", str(node.address), str(lab.state.node("node-1").address)]
     pairs = [("one", address) for address in forbidden]
     assert set(blue.unanswered(pairs)) == set(pairs)
+    for address, why in (
+        (METADATA, "no gateway leads to 169.254.0.0/16"),
+        (str(node.address), "cluster's own"),
+    ):
+        code, hops = traced(blue, "one", address)
+        assert (code, hops[-1]["state"]) == (3, "stops"), hops
+        assert why in hops[-1]["what"], hops
     service = lab.get("service", "kubernetes")["spec"]["clusterIP"]
     assert not connects(blue, "one", service, 443)
     for address in (*HELD[4], *HELD[6]):
@@ -150,6 +170,8 @@ def test_out(tenants: Callable[..., Tenant], lab: Lab) -> None:
                 lambda family=family: source(blue, "one", family) == left[family],
             )
         assert blue.ping("one", OUTSIDE[4], count=20)
+        texts = [hop["what"] for hop in traced(blue, "one", OUTSIDE[4])[1]]
+        assert any(text.startswith("node-3 does not answer") and "led round" in text for text in texts), texts
     finally:
         lab.exec("fabric", ["tc", "qdisc", "del", "dev", lost.name, "root"])
 
@@ -208,6 +230,20 @@ def source(blue: Tenant, pod: str, family: int) -> str:
     """The source that a connection of the pod has outside; empty where there is none."""
     argv = blue.command(pod, [sys.executable, "-ISc", ASK, OUTSIDE[family]])
     return blue.lab.run("kernel", argv, check=False, timeout=120).stdout.strip()
+
+
+def galactic(lab: Lab, *words: str) -> tuple[int, Any]:
+    """The command's exit code and its JSON."""
+    argv = [str(GALACTIC), *words, "-o", "json", "--kubeconfig", str(lab.kubeconfig)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode in {0, 3}, done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+def traced(blue: Tenant, pod: str, address: str) -> tuple[int, list[dict[str, str]]]:
+    code, report = galactic(blue.lab, "trace", f"{blue.namespace}/{pod}", address)
+    (way,) = report["ways"]
+    return code, way["hops"]
 
 
 def connects(blue: Tenant, pod: str, address: str, port: int) -> bool:

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from galactic.cli.snapshot import Snapshot
 from galactic.errors import Rejected
+from galactic.linux.objects import WAY_OUT_METRIC
 from galactic.messages import Endpoint, Route
 from galactic.names import function_hex, parse_function, parse_vpc, vpc_hex
 from galactic.router.kubernetes.peers import PeerIndex
@@ -176,6 +177,8 @@ def routes(table: Mapping[str, Any]) -> dict[str, str]:
         kind, network = route["kind"], route["network"]
         if kind == "unreachable" and network in UNREACHABLE:
             continue  # the default of every VRF
+        if route["metric"] == WAY_OUT_METRIC and network in UNREACHABLE:
+            continue  # the VPC's gateway, which is in no router's table
         where = route["sid"] if kind == "sid" else "local" if kind in ("device", "via") else kind
         result.setdefault(network, where)
     return result

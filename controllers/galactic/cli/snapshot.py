@@ -10,6 +10,7 @@ from galactic.crds.model import T, parse
 from galactic.crds.nodesegment import NodeSegment
 from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import VpcAttachment
+from galactic.crds.vpcgateway import VpcGateway
 from galactic.crds.vpcpolicy import VpcPolicy
 from galactic.errors import Rejected
 from galactic.kube.api import NotFound, Object, Objects
@@ -26,6 +27,7 @@ from galactic.kube.resources import (
     SERVICES,
     STATEFUL_SETS,
     VPC_ATTACHMENTS,
+    VPC_GATEWAYS,
     VPC_POLICIES,
     VPCS,
     Resource,
@@ -78,6 +80,7 @@ class Snapshot:
     services: dict[str, VpcService] = field(default_factory=dict)
     """Services with the annotation of a VPC."""
     policies: dict[str, VpcPolicy] = field(default_factory=dict)
+    gateways: dict[str, VpcGateway] = field(default_factory=dict)
     slices: Objects = field(default_factory=list)
     """PolicySlices: the rules of VPCPolicies, and the addresses of their peers."""
     events: Objects = field(default_factory=list)
@@ -105,6 +108,16 @@ class Snapshot:
             attachment.status.vpc
             or f"{reference.namespace or attachment.metadata.namespace}/{reference.name}"
         )
+
+    def gateway_of(self, vpc: str) -> tuple[str, VpcGateway] | None:
+        """The VPCGateway of a VPC with its name; of several the one that leads out, as only one is accepted."""
+        namespace, _, own = vpc.partition("/")
+        own_gateways = [
+            (name, gateway)
+            for name, gateway in sorted(self.gateways.items())
+            if gateway.metadata.namespace == namespace and gateway.spec.vpc.name == own
+        ]
+        return min(own_gateways, key=lambda item: not item[1].status.nodes, default=None)
 
     def members(self, vpc: str) -> dict[str, VpcAttachment]:
         """The attachments of a VPC."""
@@ -180,6 +193,7 @@ async def read(kube: Kube) -> Snapshot:
     }
     snapshot.policies = _parsed(snapshot, VpcPolicy, await _optional(kube, VPC_POLICIES))
     snapshot.slices = await _optional(kube, POLICY_SLICES)
+    snapshot.gateways = _parsed(snapshot, VpcGateway, await _optional(kube, VPC_GATEWAYS))
     snapshot.events = await _unresolved(kube, lists["events"])
     for lease in sorted((*lists["operator"], *lists["router"]), key=_renewed):
         snapshot.leases[lease["metadata"]["name"]] = lease

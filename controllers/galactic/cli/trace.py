@@ -1,6 +1,7 @@
 """``galactic trace POD POD|ADDRESS``: the data path in both directions, and where it stops."""
 
 import asyncio
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_address, ip_interface
 from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from galactic.cli.observed import Echo
     from galactic.cli.snapshot import Snapshot
     from galactic.cli.walk import Place
+    from galactic.crds.vpcgateway import VpcGateway
     from galactic.router.rib.table import VpcTable
 
 MARKS: Final = {"passes": ("✓", GREEN), "stops": ("✗", RED), "unknown": ("?", YELLOW)}
@@ -32,7 +34,10 @@ def trace(
         str, typer.Argument(metavar="POD", help="Source pod: NAMESPACE/NAME, or NAME with -n.")
     ],
     destination: Annotated[
-        str, typer.Argument(metavar="POD|ADDRESS", help="Destination: a pod, or an address of the VPC.")
+        str,
+        typer.Argument(
+            metavar="POD|ADDRESS", help="Destination: a pod, or an address of the VPC or outside."
+        ),
     ],
     namespace: Annotated[str, typer.Option("--namespace", "-n", help="Namespace of the pods.")] = "default",
     *,
@@ -159,15 +164,46 @@ async def _inspected(
                 arguments += ["--way", sid]
                 arguments += ["--way", f"{vpc}@{pair.address}"] if vpc != pair.start.vpc else []
             arguments += pair.arguments if probe and pair.start.node == node else []
+        for pair, gateway in led_out:
+            arguments += ["--way", pair.address]
+            arguments += [word for exit_ in gateway.status.nodes for word in ("--way", exit_.sid)]
         try:
             kernels[node] = await access.inspect(node, arguments)
         except GalacticError as error:
             kernels[node] = str(error)
 
+    led_out = [(pair, gateway) for pair in pairs if (gateway := _gateway(snapshot, pair, table)) is not None]
     holders = {node_of_sid(snapshot, sid_of(table, pair.address)) for pair in pairs} - {""}
+    holders |= {exit_.node for _, gateway in led_out for exit_ in gateway.status.nodes if exit_.ready}
     await asyncio.gather(*map(inspect, sorted({pair.start.node for pair in pairs} | holders)))
+    if probe:
+        await asyncio.gather(*(_ask(pair.start.node, gateway, kernels, access) for pair, gateway in led_out))
     await _inspect_actual_target(snapshot, pairs, kernels, access)
     return kernels
+
+
+def _gateway(snapshot: "Snapshot", pair: _Pair, table: "VpcTable") -> "VpcGateway | None":
+    """The VPC's gateway, where the address is outside."""
+    from galactic.cli.walk import sid_of, vpc_name  # noqa: PLC0415
+    from galactic.cli.way_out import outside  # noqa: PLC0415
+
+    if sid_of(table, pair.address) or not outside(snapshot, pair.start.vpc, pair.address):
+        return None
+    known = snapshot.gateway_of(vpc_name(snapshot, pair.start.vpc))
+    return known[1] if known else None
+
+
+async def _ask(node: str, gateway: "VpcGateway", kernels: dict[str, Any], access: "ClusterAccess") -> None:
+    """Whether the gateway's other nodes answer that node. Unknown where a node of an earlier version cannot ask."""
+    from galactic.cli.way_out import loopback  # noqa: PLC0415
+    from galactic.errors import GalacticError  # noqa: PLC0415
+
+    others = [loopback(exit_) for exit_ in gateway.status.nodes if exit_.node != node]
+    if not others or not isinstance(kernels.get(node), dict):
+        return
+    with contextlib.suppress(GalacticError):
+        answered = await access.inspect(node, [word for text in others for word in ("--answers", text)])
+        kernels[node]["answers"] = answered.get("answers", {})
 
 
 async def _walked(

@@ -7,7 +7,7 @@ The order of the hops is that of docs/architecture.md, "The idea". A walk ends a
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface, ip_network
-from typing import Any, Final
+from typing import Any
 
 from galactic.cli.desired import node_of_sid
 from galactic.cli.hop import RECREATE, STOPS, UNKNOWN, Hop, controller_remedy
@@ -22,14 +22,14 @@ from galactic.cli.observed import (
     stopped,
 )
 from galactic.cli.rules import ruled
-from galactic.cli.smaller_links import smaller_links
 from galactic.cli.snapshot import Snapshot
+from galactic.cli.underlay_hops import decapsulated, smaller_link_hops, underlay_hops
+from galactic.cli.way_out import Outward, outside, way_out
 from galactic.names import host_end, parse_function, parse_vpc, vpc_hex, vrf
 from galactic.router.rib.table import VpcTable
 from galactic.srv6 import parse_sid
 
 Inspection = Mapping[str, Any]
-LOOPBACK: Final = "lo-galactic"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +139,10 @@ def _hops(flow: _Flow, kernels: Mapping[str, Inspection | str], table: VpcTable)
     yield from ruled(snapshot, source.attachment, "out", address)
     way = local["ways"].get(f"{source.vpc}@{address}", {"type": "unknown", "device": "", "sid": ""})
     where = f"VRF {source.vrf} on {source.node}"
+    if not sid_of(table, address) and outside(snapshot, source.vpc, address):
+        vpc = vpc_name(snapshot, source.vpc)
+        yield from way_out(Outward(snapshot, vpc, source.vpc, source.node, address, kernels, echo))
+        return
     yield from _order(address, source.vrf, source.node, local, lost=way["type"] != "unicast")
     if way["type"] != "unicast":
         why = _no_route_reason(source, ip_address(address), snapshot, table)
@@ -154,13 +158,8 @@ def _hops(flow: _Flow, kernels: Mapping[str, Inspection | str], table: VpcTable)
         yield Hop("SRv6", what, UNKNOWN)
         yield from answered(address, echo)
         return
-    yield from _underlay_hops(way["sid"], source.node, node, local)
-    for link in smaller_links(snapshot, source.node):
-        if IPv6Address(way["sid"]) in link.locator:
-            what = (
-                f"packets to {node} may have {link.mtu} bytes, as {link.router} has reported; pods learn it"
-            )
-            yield Hop(f"underlay of {source.node}", what)
+    yield from underlay_hops(way["sid"], source.node, node, local)
+    yield from smaller_link_hops(way["sid"], source.node, node, snapshot)
     remote = kernels.get(node, "it was not inspected")
     if isinstance(remote, str):
         yield Hop(f"node {node}", f"its kernel cannot be read: {remote}", UNKNOWN, controller_remedy(node))
@@ -191,7 +190,7 @@ def _source_hops(flow: _Flow, local: Inspection) -> Iterator[Hop]:
         what = f"no route to {destination} on {source.ifname}: packets leave by the pod's default network or not at all"
         remedy = (
             "the address is outside the VPC's networks: add a network to the VPC's spec.networks, or "
-            "a route to the attachment"
+            "a route to the attachment; one without via leads out by the VPC's gateway"
         )
         yield Hop(where, what, STOPS, remedy)
         return
@@ -244,52 +243,16 @@ def _set_up(place: Place) -> str:
     return f"in the pod: ip link set {place.ifname} up; or {RECREATE}"
 
 
-def _underlay_hops(sid: str, near: str, far: str, local: Inspection) -> Iterator[Hop]:
-    """From node to node, over the underlay."""
-    where = f"underlay of {near}"
-    if not any(text.endswith(f" {LOOPBACK}") for text in local["addresses"]):
-        yield Hop(
-            where,
-            f"{LOOPBACK} has no address, which packets need as their source",
-            STOPS,
-            controller_remedy(near),
-        )
-    if not any(IPv6Address(sid) in ip_network(rule["to"]) for rule in local["rules"]):
-        what = f"no rule sends SIDs to the main table: packets to {sid} are dropped in the VRF"
-        yield Hop(where, what, STOPS, controller_remedy(near))
-    way = local["ways"].get(sid, {"type": "unknown", "device": "", "gateway": ""})
-    if near == far:
-        yield Hop(where, f"{sid} is this node's own")
-    elif way["type"] != "unicast":
-        remedy = f"the underlay must route {far}'s prefix to it: ip -6 route get {sid} on {near}; see docs/underlay.md"
-        yield Hop(where, f"no route to {sid} of {far} ({way['type']})", STOPS, remedy)
-    else:
-        via = f" via {way['gateway']}" if way["gateway"] else ""
-        yield Hop(where, f"to {far}: {way['device']}{via}; hops between the nodes are not visible")
-        cause = f"is that router up? ip -6 neigh show dev {way['device']} on {near}; see docs/underlay.md"
-        yield from silent_neighbour(where, near, way, local.get("resolving", {}), cause)
-
-
 def _decapsulation_hops(flow: _Flow, sid: str, node: str, remote: Inspection) -> Iterator[Hop]:
     """Decapsulation, into the VRF of the SID's VPC, and to the pod. That of a peer is another one than the source's."""
     source, address = flow.source, flow.address
     vpc = vpc_hex(parse_sid(sid).vpc)
     device = vrf(parse_vpc(vpc))
-    where = f"SID {sid} on {node}"
-    ends = [route for route in remote["sids"] if route["network"] == f"{sid}/128" and route["kind"] == "end"]
-    if not ends:
-        what = "the node has no such SID: the attachment has moved or ended, or its route is missing"
-        remedy = f"galactic routes {source.vpc} shows which nodes still send there; {controller_remedy(node)}"
-        yield Hop(where, what, STOPS, remedy)
-        return
-    if remote["sysctls"].get("net/vrf/strict_mode") != "1":
-        what = "net.vrf.strict_mode is off: End.DT46 drops packets"
-        yield Hop(where, what, STOPS, f"on {node}: sysctl -w net.vrf.strict_mode=1")
     peer = "" if vpc == source.vpc else f", the VRF of peer {vpc_name(flow.snapshot, vpc)}"
-    yield Hop(where, f"End.DT46 into {ends[0]['device']}{peer}")
-    if ends[0]["device"] != device:
-        what = f"{ends[0]['device']} is another VPC's VRF, not {device}"
-        yield Hop(where, what, STOPS, controller_remedy(node))
+    ended = [*decapsulated(sid, node, remote, device, peer)]
+    yield from ended
+    if ended[-1].state == STOPS:
+        return
     yield from dropped(node, flow.echo, flow.echo.remote if flow.echo else None)
     way = remote["ways"].get(f"{vpc}@{address}", {"type": "unknown", "device": "", "sid": ""})
     yield from stopped(node, (device, way["device"]), flow.echo, remote)

@@ -16,7 +16,7 @@ from contextlib import suppress
 from ipaddress import IPv6Address, ip_address
 from typing import Any, Final
 
-from galactic import __version__, names
+from galactic import __version__, errors, names
 from galactic.errors import GalacticError, Rejected
 from galactic.linux import sysctl
 from galactic.linux.drop_counters import drops, rise
@@ -29,6 +29,7 @@ from galactic.linux.nftables import Nftables
 from galactic.linux.objects import (
     LOOPBACK_DEVICE,
     MAIN_TABLE,
+    Balanced,
     Direct,
     Encap,
     EndDT46,
@@ -48,7 +49,7 @@ from galactic.node.dataplane.flows import LONGEST_SECONDS, flows
 from galactic.node.dataplane.host_settings import ARP_IGNORE
 from galactic.node.dataplane.host_settings import problems as host_problems
 from galactic.node.dataplane.plan import DEVICE_SYSCTLS, tables_of
-from galactic.node.dataplane.probes import Sending, counters, inside, next_hop, plain, send
+from galactic.node.dataplane.probes import Sending, answering, counters, inside, next_hop, plain, send
 from galactic.node.policies.ruleset import DROPPED, TABLE
 
 PROGRAM: Final = "galactic-node-inspect"
@@ -68,14 +69,16 @@ STOPPING: Final = {
 
 
 def target(to: RouteTarget) -> dict[str, Any]:
-    """Where a route leads. ``kind`` is device, via, sid, end or unreachable."""
+    """Where a route leads. ``kind`` is device, via, sid, balanced, end or unreachable."""
     match to:
-        case Direct(device):
-            return {"kind": "device", "device": device}
-        case Via(device, gateway):
-            return {"kind": "via", "device": device, "gateway": str(ip_address(gateway))}
+        case Direct(device) | Via(device):
+            via = {"gateway": str(ip_address(to.gateway))} if isinstance(to, Via) else {}
+            return {"kind": "via" if via else "device", "device": device} | via
         case Encap(device, segment, mode):
             return {"kind": "sid", "device": device, "sid": str(IPv6Address(segment)), "mode": mode}
+        case Balanced(device, hops, mode):
+            sids = [{"sid": str(IPv6Address(segment)), "weight": weight} for segment, weight in hops]
+            return {"kind": "balanced", "device": device, "sids": sids, "mode": mode}
         case EndDT46(device, table):
             return {"kind": "end", "device": device, "table": table}
         case Unreachable():
@@ -286,6 +289,13 @@ def parser() -> argparse.ArgumentParser:
         help="send echo requests from that --pod, and print the answers and the packets counted meanwhile",
     )
     arguments.add_argument(
+        "--answers",
+        action="append",
+        default=[],
+        metavar="LOOPBACK",
+        help="print whether the node with this SRv6 loopback answers echo requests, alone",
+    )
+    arguments.add_argument(
         "--traffic",
         type=float,
         metavar="SECONDS",
@@ -308,9 +318,28 @@ async def _policy_drops() -> Counter[str]:
     return dropped
 
 
+async def _answers(addresses: Sequence[str]) -> dict[str, bool]:
+    """Whether each node answers this one, by its SRv6 loopback. Raises Rejected, and Unreachable without one here."""
+    try:
+        destinations = {IPv6Address(address) for address in addresses}
+    except ValueError as error:
+        raise Rejected(f"{error}; give SRv6 loopbacks", field="--answers") from error
+    async with LinuxKernel() as kernel:
+        own = [
+            address.ip for device, address in (await kernel.objects()).addresses if device == LOOPBACK_DEVICE
+        ]
+    source = next((address for address in own if isinstance(address, IPv6Address)), None)
+    if source is None:
+        raise errors.Unreachable("kernel", f"{LOOPBACK_DEVICE} has no address")
+    answered = await answering(source, destinations)
+    return {str(destination): destination in answered for destination in sorted(destinations)}
+
+
 async def _printed(options: argparse.Namespace) -> dict[str, Any]:
     if options.flows is not None:
         return await flows(options.flows)
+    if options.answers:
+        return {"answers": await _answers(options.answers)}
     if options.traffic is not None:
         return await rates(min(max(options.traffic, 0.1), LONGEST_SECONDS), _policy_drops)
     return await inspection(

@@ -8,6 +8,7 @@ from galactic.crds.model import parse
 from galactic.crds.nodesegment import NodeSegment
 from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import VpcAttachment
+from galactic.crds.vpcgateway import VpcGateway
 from galactic.crds.vpcpolicy import VpcPolicy
 from galactic.validation.services import parse_service
 
@@ -178,6 +179,7 @@ def snapshot(
         pods={name_of(manifest): manifest for manifest in of("Pod")},
         services={name_of(manifest): parse_service(manifest) for manifest in of("Service")},
         policies={name_of(manifest): parse(VpcPolicy, manifest) for manifest in of("VPCPolicy")},
+        gateways={name_of(manifest): parse(VpcGateway, manifest) for manifest in of("VPCGateway")},
         slices=of("PolicySlice"),
         events=list(events),
         leases={manifest["metadata"]["name"]: manifest for manifest in of("Lease")},

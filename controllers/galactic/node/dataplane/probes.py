@@ -3,9 +3,11 @@
 While echo requests are under way, the node counts the packets of every device and of every DROP rule of ours.
 """
 
+import asyncio
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict
-from ipaddress import ip_address, ip_interface
+from ipaddress import IPv6Address, ip_address, ip_interface
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
@@ -15,6 +17,7 @@ from galactic.linux import neighbours
 from galactic.linux.drop_counters import Drops, drops, rise
 from galactic.linux.echo import echo
 from galactic.linux.legacy import in_use
+from galactic.linux.liveness import EchoSocket
 from galactic.linux.namespace import Namespace, device_up
 from galactic.linux.objects import LOOPBACK_DEVICE, Address
 
@@ -29,6 +32,11 @@ COUNTERS: Final = {
 """Name → column of /proc/net/dev."""
 LARGEST_ECHO: Final = 1280
 """Bytes: the smallest MTU that a pod's interface may have."""
+
+REQUESTS: Final = 4
+"""Echo requests to a gateway's node; as many in a row unanswered, and other nodes lead round it."""
+REQUEST_SECONDS: Final = 0.15
+"""Between two of them."""
 
 
 class Sending(NamedTuple):
@@ -156,3 +164,16 @@ async def inside(text: str, pod: dict[str, Any]) -> None:
         known = await neighbours.read(namespace, lambda name: name == device)
         pod["up"] = device_up(namespace, device)
     pod["neighbours"] = {str(hop): known.get((device, hop), "NONE") for hop in _gateways(pod)}
+
+
+async def answering(source: IPv6Address, destinations: AbstractSet[IPv6Address]) -> set[IPv6Address]:
+    """The destinations that answer one of some requests from ``source``. Raises Unreachable."""
+    answered: set[IPv6Address] = set()
+    with EchoSocket(source) as echoes:
+        for _ in range(REQUESTS):
+            if not (silent := destinations - answered):
+                break
+            echoes.send(silent)
+            await asyncio.sleep(REQUEST_SECONDS)
+            answered |= echoes.answered() & destinations
+    return answered
