@@ -24,7 +24,7 @@ ELSEWHERE: Final = "not attached"
 
 @dataclass(frozen=True, slots=True)
 class Dot:
-    """One attachment: label, tooltip, and whether it is Ready."""
+    """One attachment, or a node of a gateway: label, tooltip, and whether it is Ready."""
 
     label: str
     detail: str
@@ -45,7 +45,7 @@ def graph(
     file: Annotated[Path | None, typer.Argument(help="Path of the SVG; default: standard output.")] = None,
     namespace: Annotated[str, typer.Option("--namespace", "-n", help="Only VPCs in this namespace.")] = "",
 ) -> int:
-    """Draw the VPCs over the nodes, as SVG for a browser, with all attachments."""
+    """Draw the VPCs over the nodes, as SVG for a browser, with all attachments and gateways."""
     from galactic.cli.snapshot import read  # noqa: PLC0415
 
     async def work() -> "Snapshot":
@@ -80,6 +80,17 @@ def picture(snapshot: "Snapshot", namespace: str = "") -> Picture:
             bare = attachment.status.addresses[0].partition("/")[0] if attachment.status.addresses else "?"
             dot = Dot(f"{name.partition('/')[2]} {bare}", detail, attachment.status.ready)
             cells.setdefault((vpc, place), []).append(dot)
+        if known_gateway := snapshot.gateway_of(vpc):
+            gateway, led = known_gateway
+            for exit_ in led.status.nodes:
+                addresses = ", ".join(exit_.addresses) or "without SNAT"
+                state = "leads out" if exit_.ready else "does not lead out yet"
+                dot = Dot(
+                    f"{gateway.partition('/')[2]} ↗ {addresses}",
+                    f"VPCGateway {gateway} {state} with {addresses}; SID {exit_.sid}",
+                    exit_.ready and led.status.ready,
+                )
+                cells.setdefault((vpc, exit_.node), []).append(dot)
     nodes = [
         (name, segment.spec.prefix, _ready(snapshot, name))
         for name, segment in sorted(snapshot.segments.items())

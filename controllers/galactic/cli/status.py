@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -14,6 +14,7 @@ from galactic.cli.render import BOLD, GREEN, RED, YELLOW, Form, Output, document
 if TYPE_CHECKING:
     from galactic.cli.findings import Finding
     from galactic.cli.snapshot import Snapshot
+    from galactic.crds.model import Condition
     from galactic.kube.client import Kube
 
 POLL_SECONDS: Final = 2.0
@@ -120,6 +121,21 @@ def summary(snapshot: "Snapshot", findings: "list[Finding]") -> dict[str, Any]:
                 attachment.status.endpoint is not None for attachment in snapshot.attachments.values()
             ),
         },
+        "gateways": [
+            {
+                "name": name,
+                "vpc": f"{gateway.metadata.namespace}/{gateway.spec.vpc.name}",
+                "ready": gateway.status.ready,
+                "redundant": _is(gateway.status.conditions, "Redundant"),
+                "families": [*gateway.status.families],
+                "snat": gateway.status.snat,
+                "nodes": [
+                    {"node": one.node, "addresses": [*one.addresses], "ready": one.ready}
+                    for one in gateway.status.nodes
+                ],
+            }
+            for name, gateway in sorted(snapshot.gateways.items())
+        ],
         "findings": plain(findings),
     }
 
@@ -132,6 +148,10 @@ def _ready(snapshot: "Snapshot", node: str) -> str:
     return {"True": "ready", "False": "not ready"}.get(states[0], "unknown") if states else "silent"
 
 
+def _is(conditions: "Iterable[Condition]", kind: str) -> bool:
+    return any(condition.type == kind and condition.status == "True" for condition in conditions)
+
+
 def screen(snapshot: "Snapshot", findings: "list[Finding]", *, everything: bool) -> Iterator[str]:
     """The report as lines of a screen."""
     report = summary(snapshot, findings)
@@ -139,6 +159,9 @@ def screen(snapshot: "Snapshot", findings: "list[Finding]", *, everything: bool)
     yield ""
     yield from _nodes(report)
     yield ""
+    if report["gateways"]:
+        yield from _gateways(report)
+        yield ""
     vpcs, attachments = report["vpcs"], report["attachments"]
     yield (
         f"VPCs {vpcs['ready']}/{vpcs['total']} ready, attachments {attachments['ready']}/{attachments['total']} ready, "
@@ -200,6 +223,27 @@ def _nodes(report: dict[str, Any]) -> list[str]:
         rows.append([*map(str, row), node["kernel"] or "-"])
         marks.append(() if state == "ready" else (RED,))
     return table(("NODE", "PREFIX", "STATE", "VPCS", "ENDPOINTS", "KERNEL"), rows, marks)
+
+
+def _gateways(report: dict[str, Any]) -> list[str]:
+    rows, marks = [], []
+    for gateway in report["gateways"]:
+        nodes = [
+            f"{one['node']}{'' if one['ready'] else ' (not ready)'} {','.join(one['addresses'])}".rstrip()
+            for one in gateway["nodes"]
+        ]
+        state = "not ready" if not gateway["ready"] else "ready" if gateway["redundant"] else "not redundant"
+        rows.append(
+            [
+                gateway["name"],
+                gateway["vpc"],
+                state,
+                ",".join(gateway["families"]) or "-",
+                "; ".join(nodes) or "-",
+            ]
+        )
+        marks.append({"ready": (), "not redundant": (YELLOW,)}.get(state, (RED,)))
+    return table(("GATEWAY", "VPC", "STATE", "FAMILIES", "NODES AND ADDRESSES"), rows, marks)
 
 
 def _finding(finding: "Finding", width: int) -> Iterator[str]:

@@ -38,7 +38,7 @@ def vpcs(
     header = ("VPC", "IDENTIFIER", "NETWORKS", "ATTACHMENTS", "ATTACHED", "NODES", "PEERS", "READY")
     rows = [_row(vpc, wide=wide) for vpc in described_vpcs]
     marks = [() if vpc["ready"] else (RED,) for vpc in described_vpcs]
-    show(table((*header, "ADMITS", "WHY") if wide else header, rows, marks))
+    show(table((*header, "ADMITS", "GATEWAY", "WHY") if wide else header, rows, marks))
     return FINE
 
 
@@ -79,6 +79,7 @@ def described(snapshot: "Snapshot", name: str) -> dict[str, Any]:
             }
             for peer in vpc.status.peers
         ],
+        "gateway": gateway[0] if (gateway := snapshot.gateway_of(name)) else None,
         "attachments": [
             {
                 "name": attachment,
@@ -109,4 +110,4 @@ def _row(vpc: dict[str, Any], *, wide: bool) -> list[str]:
         peer["name"] if peer["inForce"] else f"{peer['name']} ({peer['reason']})" for peer in vpc["peers"]
     )
     row.insert(6, peers or "-")
-    return [*row, vpc["admits"], vpc["why"] or "-"] if wide else row
+    return [*row, vpc["admits"], vpc["gateway"] or "-", vpc["why"] or "-"] if wide else row

@@ -2,11 +2,12 @@
 
 Findings repeat the controllers' conditions and Events, omit consequences of other findings where possible, and add
 problems that only the whole snapshot shows. Modules: ``programs``, ``nodes``, ``objects`` (VPCs, attachments,
-policies), ``pods``, ``services``, ``refusals``, ``events``; ``finding`` has what they share.
+policies), ``gateways``, ``pods``, ``services``, ``refusals``, ``events``; ``finding`` has what they share.
 """
 
 from galactic.cli.findings.events import event_findings
 from galactic.cli.findings.finding import NOTE, PROBLEM, Finding, plain
+from galactic.cli.findings.gateways import gateways, ways_out
 from galactic.cli.findings.nodes import nodes
 from galactic.cli.findings.objects import attachments, kinds, peers, policies, vpcs
 from galactic.cli.findings.pods import pods
@@ -32,6 +33,8 @@ def findings(snapshot: Snapshot) -> list[Finding]:
         peers,
         attachments,
         policies,
+        gateways,
+        ways_out,
         pods,
         services,
         refusals,
