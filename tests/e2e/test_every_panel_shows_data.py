@@ -4,11 +4,12 @@ and the alert rules are evaluated there without a fault.
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
-from story import Tenant, eventually
+from story import API, Tenant, eventually
 
+from galactic_lab.cluster import Lab
 from galactic_lab.controlplane.prometheus import Api
 from observability.asked import queries, values
 from observability.boards import BOARDS
@@ -19,13 +20,30 @@ WIDE = {"__rate_interval": "1h"}
 """A window for rates that covers the whole story on a slow machine."""
 
 
+GATEWAY = {
+    "apiVersion": API,
+    "kind": "VPCGateway",
+    "metadata": {"name": "way"},
+    "spec": {
+        "vpc": {"name": "vpc"},
+        "nodeSelector": {"story.seen": "yes"},
+        "replicas": 1,
+        "families": ["IPv4"],
+        "snat": {"addresses": ["203.0.113.9"]},
+    },
+}
+
+
 @pytest.fixture(scope="module")
-def busy(asked: Api, lodgers: Callable[..., Tenant]) -> Tenant:
-    """A VPC on two nodes, in which a pod came, went, and came again."""
+def busy(asked: Api, lab: Lab, lodgers: Callable[..., Tenant]) -> Iterator[Tenant]:
+    """A VPC on two nodes, in which a pod came, went, and came again. One of the nodes leads it out."""
     tenant = lodgers("seen")
+    lab.kubectl("label", "node", "node-2", "story.seen=yes", "--overwrite")
     tenant.settle({"a": ("node-1", "10.1.1.1/24"), "b": ("node-2", "10.1.1.2/24")})
+    tenant.apply(GATEWAY)
     _again(tenant)
-    return tenant
+    yield tenant
+    lab.kubectl("label", "node", "node-2", "story.seen-")
 
 
 def _again(tenant: Tenant) -> None:

@@ -53,6 +53,16 @@ def pool(**prefixes: int) -> dict[str, str]:
     }
 
 
+def gateway(**conditions: str) -> dict[str, str]:
+    """The conditions of a VPCGateway, as the leading operator has them."""
+    labels = 'instance="a", gateway_namespace="blue", gateway="way"'
+    return {
+        f'galactic_operator_gateway_condition{{{labels}, type="{kind}"}}': values
+        for kind, values in conditions.items()
+    }
+
+
+WAY = {"gateway_namespace": "blue", "gateway": "way"}
 N1 = {"node": "n1"}
 INFO = {
     'galactic_operator_vpc_info{instance="a", vpc="0000000004d2", vpc_name="blue/blue"}': "1x5 _x60",
@@ -241,6 +251,19 @@ CASES = [
         {},
     ),
     Case("GalacticPodsUnattached", {'galactic_operator_pods_unattached{instance="a"}': "0x48 1x1 0x10"}),
+    Case("GalacticGatewayNotReady", gateway(Accepted="1x60", Ready="1x30 0x30"), WAY),
+    Case("GalacticGatewayNotReady", gateway(Accepted="1x60", Ready="1x60", Redundant="0x60")),
+    Case("GalacticGatewayNotReady", gateway(Accepted="1x60", Ready="1x47 0x2 1x20")),
+    Case("GalacticGatewayNotRedundant", gateway(Ready="1x60", Redundant="1x20 0x60"), WAY),
+    Case("GalacticGatewayNotRedundant", gateway(Ready="1x20 0x60", Redundant="1x20 0x60")),
+    Case("GalacticGatewayNotRedundant", gateway(Ready="1x60", Redundant="1x40 0x20")),
+    Case(
+        "GalacticGatewayNodeSilent",
+        node("gateway_node_answers", "1x40 0x20", ', gateway_node="n3"'),
+        {"gateway_node": "n3"},
+    ),
+    Case("GalacticGatewayNodeSilent", node("gateway_node_answers", "1x49 0x20", ', gateway_node="n3"')),
+    Case("GalacticGatewayNodeSilent", node("gateway_node_answers", "1x60", ', gateway_node="n3"')),
     *(
         Case("GalacticHostStopsPackets", node("condition", "1x40 0x20", f', type="{condition}"'), N1)
         for condition in ("PacketFilter", "HostSettings")

@@ -110,7 +110,10 @@ async def run(  # noqa: PLR0915 - the wiring
         reader.policy_drops = policies.drops
         gateways = GatewayFilter(Nftables(), store, lacking, sync.leads_out)
         await gateways.attempt()  # before the kernel is read: ways out of an earlier life stay
-        host = HostTasks(setup, sync, neighbours, path_mtu, multus, host_settings, policies, gateways)
+        gateway_health = GatewayHealth(store, EchoSocket, metrics.gateway_failovers.inc)
+        host = HostTasks(
+            setup, sync, neighbours, path_mtu, multus, host_settings, policies, gateways, gateway_health
+        )
         filters = {
             Transaction.POLICIES: Paced(policies.on_external_change, EVENT_SECONDS),
             Transaction.GATEWAYS: Paced(gateways.on_external_change, EVENT_SECONDS),
@@ -152,7 +155,7 @@ async def run(  # noqa: PLR0915 - the wiring
             tasks.create_task(host.neighbours.run(), name="neighbours")
             tasks.create_task(host.path_mtu.run(), name="path MTU")
             tasks.create_task(gateways.run(), name="gateways' rules")
-            tasks.create_task(GatewayHealth(store, EchoSocket).run(), name="gateways' nodes")
+            tasks.create_task(gateway_health.run(), name="gateways' nodes")
             tasks.create_task(host.multus.run(kubernetes.write_status), name="multus")
             tasks.create_task(server.run(), name="socket")
             tasks.create_task(session.run(), name="session")

@@ -1,6 +1,7 @@
 """The node controller's metrics."""
 
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -8,6 +9,8 @@ from galactic import refusals
 from galactic.node.traffic_metrics import TrafficCollector
 
 SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 15.0)
+GATEWAY_NODES: Final = 32
+"""Series of a gateway's nodes at most: those that do not answer come first."""
 OBJECTS = (1, 10, 100, 1_000, 10_000, 100_000)
 
 
@@ -110,6 +113,27 @@ class Metrics:
             ["result"],
             registry=registry,
         )
+        self.ways_out = Gauge(
+            "galactic_node_ways_out", "VPCs that are led out of the cluster by this node.", registry=registry
+        )
+        self.gateway_failovers = Counter(
+            "galactic_node_gateway_failovers",
+            "Gateways' nodes that ceased to answer this node, so that it leads round them.",
+            registry=registry,
+        )
+        self._gateway_nodes = Gauge(
+            "galactic_node_gateway_nodes",
+            "Other nodes by which the VPCs here are led out, by whether they answer this node.",
+            ["state"],
+            registry=registry,
+        )
+        self._gateway_node_answers = Gauge(
+            "galactic_node_gateway_node_answers",
+            f"1 while a node by which VPCs here are led out answers this node; {GATEWAY_NODES} nodes at most, "
+            "those that do not answer first.",
+            ["gateway_node"],
+            registry=registry,
+        )
         self._conditions = Gauge(
             "galactic_node_condition",
             "1: this condition of the NodeSegment is True, 0: it is not.",
@@ -135,6 +159,7 @@ class Metrics:
             self.refused.labels(reason)
         for kind in ("delta", "full", "look"):
             self.sync_seconds.labels(kind)
+        self.set_gateway_nodes({})
         for result in ("confirmed", "failed"):
             self.publications.labels(result)
 
@@ -148,6 +173,13 @@ class Metrics:
     def set_conditions(self, states: Mapping[str, bool]) -> None:
         """All conditions, by type."""
         self._set(self._conditions, states)
+
+    def set_gateway_nodes(self, answering: Mapping[str, bool]) -> None:
+        """All other nodes by which the VPCs here are led out, and whether each answers."""
+        present = sum(answering.values())
+        self._set(self._gateway_nodes, {"answering": present, "silent": len(answering) - present})
+        shown = sorted(answering.items(), key=lambda item: (item[1], item[0]))[:GATEWAY_NODES]
+        self._set(self._gateway_node_answers, dict(shown))
 
     def set_vpcs(self, endpoints: Mapping[str, int], revisions: Mapping[str, int]) -> None:
         """All VPCs here, by namespace/name: the number of attachments, and the revision of the table."""

@@ -9,6 +9,7 @@ from typing import Final
 from galactic import __version__
 from galactic.launch import Health
 from galactic.node.dataplane.gateway_filter import GatewayFilter
+from galactic.node.dataplane.gateway_health import GatewayHealth
 from galactic.node.dataplane.host_settings import HostSettings
 from galactic.node.dataplane.neighbours import Neighbours
 from galactic.node.dataplane.path_mtu import PathMTU
@@ -38,6 +39,7 @@ class HostTasks:
     settings: HostSettings
     policies: Enforcement
     gateways: GatewayFilter
+    gateway_health: GatewayHealth
 
 
 class StatusReport:
@@ -132,6 +134,8 @@ class StatusReport:
             metrics.backend.labels(backend).set(backend == self._host.setup.backend)
         metrics.neighbours_failed.set(len(self._host.neighbours.failed))
         metrics.smaller_paths.set(len(self._host.path_mtu.paths(time.monotonic())))
+        metrics.ways_out.set(len(self._store.gateways.leading))
+        metrics.set_gateway_nodes(self._host.gateway_health.answering)
         metrics.set_conditions({state.type: state.status for state in self.facts().conditions})
         # By name: the port is one of the host's, and an identifier is for those who may read the VPC.
         vpcs = self._kubernetes.vpc_names

@@ -19,6 +19,7 @@ from galactic.node.state.usage import Instance, UsageCounters
 NO_ROUTE, TOO_BIG, DEVICE, POLICY = "no_route", "mtu", "device", "policy"
 ATTACHMENT: Final = ("vpc_name", "attachment_namespace", "attachment")
 VPC: Final = ("vpc_name",)
+GATEWAY: Final = ("gateway_namespace", "gateway")
 
 
 class Series(NamedTuple):
@@ -34,6 +35,8 @@ class TrafficSeries:
 
     attachments: list[Series] = field(default_factory=list)
     vpcs: list[Series] = field(default_factory=list)
+    gateways: list[Series] = field(default_factory=list)
+    """Of the ways out on this node: *sent* left the cluster, *received* came in."""
     node_drops: Mapping[tuple[str, int], int] = field(default_factory=dict)
     left_out: Mapping[str, int] = field(default_factory=dict)
     lost: int = 0
@@ -62,7 +65,7 @@ def traffic_series(
         if vpc in vpc_names:
             of_vpcs[vpc_names[vpc],] = Series((vpc_names[vpc],), counters)
     left_out = {"limit": len(named) - len(chosen), "unnamed": len(attachments) - len(named)}
-    return TrafficSeries([*of_attachments.values()], [*of_vpcs.values()], {}, left_out, usage.lost)
+    return TrafficSeries([*of_attachments.values()], [*of_vpcs.values()], [], {}, left_out, usage.lost)
 
 
 class TrafficCollector(Collector):
@@ -76,6 +79,7 @@ class TrafficCollector(Collector):
         current = self.current()
         yield from _traffic("attachment", "an attachment", ATTACHMENT, current.attachments)
         yield from _traffic("vpc", "a VPC's attachments on this node", VPC, current.vpcs)
+        yield from _led_out(current.gateways)
         node = CounterMetricFamily(
             "galactic_node_dropped_packets",
             "Packets dropped on this node, by reason: forged_source, node_service and srv6_space are the packet "
@@ -133,3 +137,24 @@ def _traffic(of: str, words: str, labels: tuple[str, ...], series: list[Series])
         for reason, count in by_reason.items():
             drops.add_metric((*names, reason), count)
     yield from (size, packets, drops)
+
+
+def _led_out(series: list[Series]) -> Iterator[Metric]:
+    labels = (*GATEWAY, "direction")
+    size = CounterMetricFamily(
+        "galactic_node_gateway_bytes",
+        "Bytes that left the cluster by a VPCGateway on this node (out), or came in by it (in), Ethernet headers "
+        "included.",
+        labels=labels,
+    )
+    packets = CounterMetricFamily(
+        "galactic_node_gateway_packets",
+        "Packets that left the cluster by a VPCGateway on this node (out), or came in by it (in).",
+        labels=labels,
+    )
+    for names, counters in series:
+        size.add_metric((*names, "out"), counters.sent_bytes)
+        size.add_metric((*names, "in"), counters.received_bytes)
+        packets.add_metric((*names, "out"), counters.sent_packets)
+        packets.add_metric((*names, "in"), counters.received_packets)
+    yield from (size, packets)

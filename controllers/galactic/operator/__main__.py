@@ -25,7 +25,7 @@ from galactic.operator.entitlements import EntitlementPublisher
 from galactic.operator.events import Events
 from galactic.operator.evictions import Evictions
 from galactic.operator.gateways import Gateways
-from galactic.operator.gauges import pool, unattached, unready, vpcs
+from galactic.operator.gauges import gateways, pool, unattached, unready, vpcs
 from galactic.operator.handlers import watch
 from galactic.operator.metrics import Metrics
 from galactic.operator.pods import Pods
@@ -196,6 +196,7 @@ def observe(metrics: Metrics, kube: Kube, lease: Lease, reconciler: Reconciler) 
         vpcs=lambda: vpcs(caches, reconciler.allocator),
         pool=lambda: pool(caches, reconciler.rules),
         refused_prefixes=reconciler.segments.refused,
+        gateways=lambda: gateways(caches),
     )
 
 

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv6Network, collapse_addresses
 from operator import itemgetter
-from typing import Any
+from typing import Any, Final
 
 from galactic.crds.nodesegment import NodeSegment
 from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import VpcAttachment
 from galactic.errors import Rejected
 from galactic.kube.api import Key
+from galactic.kube.conditions import ACCEPTED, READY, REDUNDANT
 from galactic.operator.addresses import capacity
 from galactic.operator.allocator import Allocator
 from galactic.operator.attachment_counts import NO_STATUS, unready_reason
@@ -24,6 +25,8 @@ from galactic.operator.objects import Invalid
 from galactic.operator.state import Caches
 from galactic.srv6 import parse_prefix
 from galactic.validation.networks import parse_networks
+
+GATEWAY_CONDITIONS: Final = (ACCEPTED, READY, REDUNDANT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,16 @@ class VpcUsage:
     unready: int
     namespaces: tuple[tuple[str, int], ...] = ()
     """Other namespaces than its own, and the number of networks that their attachments hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayCondition:
+    """A condition of a VPCGateway, and whether it is True."""
+
+    namespace: str
+    name: str
+    type: str
+    holds: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +112,17 @@ def unready(caches: Caches) -> Counter[tuple[str, str]]:
         if mark.reason:
             counts[VpcAttachment.KIND, mark.reason] += count
     return counts
+
+
+def gateways(caches: Caches) -> Iterator[GatewayCondition]:
+    """The conditions of every VPCGateway: one whose specification is invalid is not accepted, and not ready."""
+    for (namespace, name), gateway in caches.gateways.items():
+        if isinstance(gateway, Invalid):
+            yield from (GatewayCondition(namespace, name, kind, holds=False) for kind in (ACCEPTED, READY))
+            continue
+        for condition in gateway.status.conditions:
+            if condition.type in GATEWAY_CONDITIONS:
+                yield GatewayCondition(namespace, name, condition.type, condition.status == "True")
 
 
 def unattached(caches: Caches) -> int:

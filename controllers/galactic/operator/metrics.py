@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from galactic.operator.gauges import Pool, VpcUsage
+from galactic.operator.gauges import GatewayCondition, Pool, VpcUsage
 
 
 class Metrics:
@@ -82,6 +82,7 @@ class Metrics:
         vpcs: Callable[[], Iterable[VpcUsage]],
         pool: Callable[[], Pool],
         refused_prefixes: Callable[[], Mapping[str, int]],
+        gateways: Callable[[], Iterable[GatewayCondition]] = tuple,
     ) -> None:
         """Where gauges and totals read their values when they are scraped."""
         self.waiting.set_function(waiting)
@@ -94,6 +95,7 @@ class Metrics:
         self._objects.vpcs = lambda: vpcs() if leads() else ()
         self._objects.pool = pool
         self._objects.refused_prefixes = lambda: refused_prefixes() if leads() else {}
+        self._objects.gateways = lambda: gateways() if leads() else ()
         for kind, count in counts.items():
             self.objects.labels(kind).set_function(count)
             self.missed.labels(kind)
@@ -143,6 +145,7 @@ class _Objects(Collector):
         self.vpcs: Callable[[], Iterable[VpcUsage]] = tuple
         self.pool: Callable[[], Pool] = lambda: Pool(0, 0)
         self.refused_prefixes: Callable[[], Mapping[str, int]] = dict
+        self.gateways: Callable[[], Iterable[GatewayCondition]] = tuple
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         unready = GaugeMetricFamily(
@@ -170,6 +173,15 @@ class _Objects(Collector):
         for reason, count in self.refused_prefixes().items():
             refused.add_metric([reason], count)
         yield refused
+        gateways = GaugeMetricFamily(
+            "galactic_operator_gateway_condition",
+            "1: this condition of the VPCGateway (Accepted, Ready, Redundant) is True, 0: it is not. Exposed by the "
+            "leader.",
+            labels=["gateway_namespace", "gateway", "type"],
+        )
+        for condition in self.gateways():
+            gateways.add_metric([condition.namespace, condition.name, condition.type], condition.holds)
+        yield gateways
         info = GaugeMetricFamily(
             "galactic_operator_vpc_info",
             "Always 1; the labels are a VPC's identifier and its namespace/name. Exposed by the leader.",

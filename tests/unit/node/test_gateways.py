@@ -13,7 +13,7 @@ from galactic.linux.nftables import Present, Table
 from galactic.linux.objects import MAIN_TABLE, WAY_OUT_METRIC, Balanced, Encap, EndDT46, Via, route_key
 from galactic.node.dataplane import gateway_filter, gateway_routes
 from galactic.node.dataplane.gateway_filter import LINGER_SECONDS, GatewayFilter
-from galactic.node.dataplane.gateway_health import ANSWERED, MISSED, Judgement
+from galactic.node.dataplane.gateway_health import ANSWERED, MISSED, GatewayHealth, Judgement
 from galactic.node.dataplane.gateway_rules import WayOut, table, zones
 from galactic.node.dataplane.gateway_shares import shares
 from galactic.node.dataplane.plan import Host
@@ -186,6 +186,21 @@ def test_one_answer_in_between_is_enough_to_stay():
     for tick in range(40):
         judgement.tick(ASKED, set(ASKED.values()) if tick % MISSED == 0 else set())
         assert not judgement.away
+
+
+def test_a_node_that_ceases_to_answer_is_counted_once_and_shown(tmp_path):
+    checkpoint = Checkpoint(tmp_path)
+    checkpoint.prepare()
+    lost = []
+    health = GatewayHealth(Store("default", checkpoint, Clock()), lambda _: None, lost.append)
+    health._report(ASKED, set(ASKED.values()))
+    assert health.answering == {"a": True, "b": True}
+    for _ in range(3 * MISSED):
+        health._report(ASKED, {ASKED["a"]})
+    assert health.answering == {"a": True, "b": False}
+    assert lost == [1]
+    health._report({}, set())
+    assert health.answering == {}
 
 
 class Nft:

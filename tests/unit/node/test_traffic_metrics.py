@@ -17,7 +17,7 @@ from galactic.node.mqtt.session import NodeTopics
 from galactic.node.mqtt.usage import AGAIN_SECONDS, TENTH, UsagePublisher
 from galactic.node.state.attachment import Attachment
 from galactic.node.state.usage import Instance, UsageCounters, UsageRecord
-from galactic.node.traffic_metrics import TrafficSeries, traffic_series
+from galactic.node.traffic_metrics import Series, TrafficSeries, traffic_series
 
 BLUE, RED = 1234, 1235
 NAMES = {BLUE: "team-a/blue", RED: "team-b/red"}
@@ -73,6 +73,15 @@ def test_an_attachment_and_its_vpc_have_bytes_packets_and_drops_by_name() -> Non
         }
         assert drops == {"no_route": 3, "mtu": 4}
         assert found[f"{kind}_dropped_packets_total", *labels, "policy"] == 5
+
+
+def test_what_leaves_and_comes_in_by_a_gateway_has_its_name() -> None:
+    counters = LinkCounters(sent_bytes=10, sent_packets=1, received_bytes=20, received_packets=2)
+    found = exposed(TrafficSeries(gateways=[Series(("blue", "way"), counters)]))
+    assert found["gateway_bytes_total", "blue", "way", "out"] == 10
+    assert found["gateway_bytes_total", "blue", "way", "in"] == 20
+    assert found["gateway_packets_total", "blue", "way", "out"] == 1
+    assert found["gateway_packets_total", "blue", "way", "in"] == 2
 
 
 def test_no_label_is_an_identifier() -> None:

@@ -1,7 +1,7 @@
 """Traffic is counted once: over restarts, devices that are made again, and attachments that go."""
 
 from dataclasses import replace
-from ipaddress import ip_interface
+from ipaddress import IPv6Network, ip_interface
 
 import msgspec
 import pytest
@@ -10,13 +10,15 @@ from hypothesis import strategies as st
 
 from galactic.errors import Unreachable
 from galactic.linux.link_counters import LinkCounters, Reading
-from galactic.names import host_end
+from galactic.names import exit_end, host_end, main_end
 from galactic.node.dataplane.counter_reader import CounterReader, restored
 from galactic.node.state.attachment import Attachment
 from galactic.node.state.checkpoint import USAGE_FILE, Checkpoint
 from galactic.node.state.epoch import Clock
+from galactic.node.state.gateways import Exit, Gateway
 from galactic.node.state.store import Store
 from galactic.node.state.usage import KEPT_RECORDS, KEPT_SECONDS, Instance, UsageCounters, UsageFile
+from galactic.srv6 import sid
 
 VPC = 1234
 
@@ -258,6 +260,33 @@ async def test_drops_of_policies_are_their_attachments(checkpoint, store) -> Non
     unreadable.clear()
     await reader.round()
     assert reader.usage.vpcs[VPC].policy == 5
+
+
+async def test_what_leaves_by_a_gateway_is_counted_at_the_end_in_no_vrf(checkpoint, store) -> None:
+    prefix = IPv6Network("2001:db8:ff01:100::/56")
+    devices = {
+        exit_end(VPC, 9): Reading(3, LinkCounters(sent_bytes=1, received_bytes=1)),
+        main_end(VPC, 9): Reading(4, LinkCounters(sent_bytes=70, received_bytes=30)),
+    }
+
+    async def read() -> dict[str, Reading]:
+        return devices
+
+    def led_by(node: str) -> None:
+        exit_ = Exit(node, sid(prefix, VPC, 9).address, (), True)
+        store.set_gateways({VPC: Gateway("blue/way", VPC, 9, frozenset({4}), True, (), (), (exit_,))})
+
+    reader = CounterReader(store, checkpoint, read)
+    store.gateways.node = "node-1"
+    store.set_prefix(prefix)
+    led_by("node-1")
+    assert reader.series({}, 10).gateways == [], "nothing was read yet"
+    await reader.round()
+    (series,) = reader.series({}, 10).gateways
+    assert series.labels == ("blue", "way")
+    assert (series.counters.sent_bytes, series.counters.received_bytes) == (70, 30)
+    led_by("node-2")
+    assert reader.series({}, 10).gateways == [], "another node leads out now"
 
 
 @pytest.mark.parametrize("text", [b"{", b'{"schema": 2, "id": "x"}', b"\xff"])

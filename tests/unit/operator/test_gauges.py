@@ -4,7 +4,7 @@ import pytest
 
 from galactic.operator.allocator import Allocator
 from galactic.operator.context import Rules
-from galactic.operator.gauges import Family, Pool, pool, unready, vpcs
+from galactic.operator.gauges import Family, GatewayCondition, Pool, gateways, pool, unready, vpcs
 from galactic.operator.state import Caches
 
 READY = {"type": "Ready", "status": "True", "reason": "Ready"}
@@ -76,3 +76,19 @@ def test_what_shares_an_address_with_the_pool_uses_it(prefixes, used):
     rules = Rules(pool=IPv6Network("2001:db8:ff01::/48"), pool_length=56)
     assert pool(made, rules) == Pool(used, 256 - used)
     assert pool(made, Rules()) == Pool(0, 0)
+
+
+def test_the_conditions_of_gateways_are_by_name():
+    made = Caches()
+    states = {"Accepted": "True", "Ready": "True", "Redundant": "False", "Other": "True"}
+    conditions = [{"type": kind, "status": value, "reason": "r"} for kind, value in states.items()]
+    made.gateways.set(cached("way", {"vpc": {"name": "blue"}}, conditions=conditions))
+    made.gateways.set(cached("new", {"vpc": {"name": "blue"}}))
+    made.gateways.set(cached("odd", {"vpc": {"name": "blue"}, "replicas": "many"}))
+    assert [*gateways(made)] == [
+        GatewayCondition("ns", "way", "Accepted", holds=True),
+        GatewayCondition("ns", "way", "Ready", holds=True),
+        GatewayCondition("ns", "way", "Redundant", holds=False),
+        GatewayCondition("ns", "odd", "Accepted", holds=False),
+        GatewayCondition("ns", "odd", "Ready", holds=False),
+    ]

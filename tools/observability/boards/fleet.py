@@ -95,6 +95,21 @@ FLEET: Final = Board(
             levels=bad_above(1),
         ),
         Panel(
+            "Gateways",
+            "How many gateways lack a condition? Not Ready: nothing leaves the VPC. `galactic status` has names.",
+            (
+                Query(
+                    "count by (type) (galactic_operator_gateway_condition) - "
+                    "sum by (type) (galactic_operator_gateway_condition)",
+                    "not {{type}}",
+                ),
+                Query(
+                    "count(galactic_node_gateway_node_answers == 0) or vector(0)", "nodes that see one silent"
+                ),
+            ),
+            levels=bad_above(1),
+        ),
+        Panel(
             "Convergence, registration to broker",
             "How long does a change take from the node's registration to the broker's confirmation? "
             "Median and 99th percentile.",

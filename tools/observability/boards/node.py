@@ -160,6 +160,29 @@ NODE: Final = Board(
             unit="Bps",
         ),
         Panel(
+            "Ways out",
+            "How many VPCs does this node lead out of the cluster, and how many gateways' nodes does it see answer?",
+            (
+                Query('galactic_node_ways_out{node="$node"}', "VPCs led out"),
+                Query('galactic_node_gateway_nodes{node="$node"}', "other nodes: {{state}}"),
+                Query(
+                    'increase(galactic_node_gateway_failovers_total{node="$node"}[5m])', "ceased to answer"
+                ),
+            ),
+        ),
+        Panel(
+            "Traffic out of the cluster",
+            "How many bytes leave by each gateway on this node per second, and come in?",
+            (
+                Query(
+                    "sum by (gateway_namespace, gateway, direction) "
+                    f'(rate(galactic_node_gateway_bytes_total{{node="$node"}}{RATE}))',
+                    "{{gateway_namespace}}/{{gateway}} {{direction}}",
+                ),
+            ),
+            unit="Bps",
+        ),
+        Panel(
             "Attachments without series",
             "How many attachments have no metrics of their own, because there are more than attachment_metrics?",
             (Query('galactic_node_attachments_without_series{node="$node"}', "{{reason}}"),),

@@ -6,7 +6,7 @@ request, and nothing on the way of a packet.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +28,7 @@ from galactic.node.state.attachment import Key
 from galactic.node.state.checkpoint import Checkpoint
 from galactic.node.state.store import Store
 from galactic.node.state.usage import UsageCounters, UsageFile
-from galactic.node.traffic_metrics import TrafficSeries, traffic_series
+from galactic.node.traffic_metrics import Series, TrafficSeries, traffic_series
 
 log = structlog.get_logger(__name__)
 READ_SECONDS: Final = 10.0
@@ -68,6 +68,7 @@ class CounterReader:
         self.usage = restored(checkpoint, boot_id())
         self.policy_drops: PolicyDrops | None = None
         """Where rules of policies are enforced: the packets that they dropped, by host end."""
+        self._readings: Mapping[str, Reading] = {}
         self.node_drops: Mapping[tuple[str, int], int] = {}
         """Packets that the packet filter dropped, and those without a route, by reason and IP version."""
 
@@ -88,6 +89,7 @@ class CounterReader:
     async def round(self) -> None:
         """Reads everything once, and writes the file. Raises Unreachable."""
         readings = with_policies(await self._read(), await self._dropped())
+        self._readings = readings
         self.usage.observe(now(), self._store.attachments, readings, names.host_end)
         self.node_drops = node_drops(drops(in_use()), unrouted4())
         self.save()
@@ -118,7 +120,16 @@ class CounterReader:
     def series(self, vpc_names: Mapping[int, str], limit: int) -> TrafficSeries:
         """The series to expose, as they were last read."""
         current = traffic_series(self.usage, self._store.attachments, vpc_names, limit)
-        return replace(current, node_drops=self.node_drops)
+        return replace(current, gateways=[*self._led_out()], node_drops=self.node_drops)
+
+    def _led_out(self) -> Iterator[Series]:
+        """The ways out on this node, counted by the end of the pair of devices that is in no VRF."""
+        gateways, prefix = self._store.gateways, self._store.node.prefix
+        for vpc, gateway in sorted(gateways.all.items()):
+            reading = self._readings.get(names.main_end(vpc, gateway.function))
+            if reading is not None and gateways.exit_here(vpc, prefix):
+                namespace, _, name = gateway.name.partition("/")
+                yield Series((namespace, name), reading.counters)
 
     def save(self) -> None:
         """Writes the file. Raises Unreachable."""

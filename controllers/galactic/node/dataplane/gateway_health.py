@@ -62,9 +62,17 @@ class Judgement:
 class GatewayHealth:
     """Asks, and reports to the store. ``echoes`` opens a socket that sends from an address."""
 
-    def __init__(self, store: Store, echoes: Callable[[IPv6Address], AbstractContextManager[Echoes]]) -> None:
-        self._store, self._open = store, echoes
+    def __init__(
+        self,
+        store: Store,
+        echoes: Callable[[IPv6Address], AbstractContextManager[Echoes]],
+        lost: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """``lost``: called with the number of nodes that have just ceased to answer."""
+        self._store, self._open, self._lost = store, echoes, lost
         self._judgement = Judgement()
+        self.answering: Mapping[str, bool] = {}
+        """Each node that is asked, and whether it answers."""
 
     async def run(self) -> None:
         """For ever. Without a socket, or before the node has its loopback, every node counts as present."""
@@ -100,8 +108,11 @@ class GatewayHealth:
             log.warning("a gateway's node does not answer, its share goes to the others", node=node)
         for node in sorted(before - after):
             log.info("a gateway's node answers again, or is none any more", node=node)
+        self.answering = {node: node not in after for node in asked}
         if after != before:
             self._store.set_away(after)
+        if after - before:
+            self._lost(len(after - before))
 
     def _asked(self) -> dict[str, IPv6Address]:
         """The loopbacks of the nodes by which the VPCs here are led out, other than this one."""
