@@ -141,7 +141,7 @@ def extended(value: object, draw) -> object:
     return value
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.data())
 def test_fields_of_a_newer_version_change_nothing(data: st.DataObject) -> None:
     """No message, no digest, and no table."""
@@ -210,7 +210,7 @@ def test_records_mean_the_same_to_both(tmp_path: Path) -> None:
     assert (node.prefix, node.clock) == ("2001:db8:ff01:100::/56", 7)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.data())
 def test_fields_of_a_newer_record_change_nothing(data: st.DataObject) -> None:
     newer = json.dumps(extended(json.loads(RECORD.read_bytes()), data.draw)).encode()

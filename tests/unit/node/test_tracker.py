@@ -81,7 +81,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(STEPS)
 def test_it_knows_the_kernel_whatever_changes_in_whatever_order(steps):
     """Also while a pass writes: the desired values change between two deltas."""

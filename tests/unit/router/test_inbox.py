@@ -376,7 +376,7 @@ topics = st.one_of(
 
 
 @pytest.mark.timeout(900)
-@settings(max_examples=300, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, suppress_health_check=list(HealthCheck))
 @given(st.lists(registrations | st.tuples(topics, messages), min_size=1, max_size=12))
 def test_whatever_arrives_the_router_lives_and_its_table_is_in_order(
     messages: list[tuple[str, bytes]],
