@@ -5,16 +5,20 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
-from story import ANSWER_SECONDS, POD_SECONDS
+from apiserver import Server
+from story import ANSWER_SECONDS, API, POD_SECONDS
 
+from galactic.names import VPC_ANNOTATION
 from galactic_lab.cluster import Lab
 from galactic_lab.controlplane import helm_release
+from galactic_lab.places import HELD_UP
 from galactic_lab.state import NAMESPACE, checkout
 
 GALACTIC: Final = Path(sys.executable).with_name("galactic")
@@ -101,6 +105,54 @@ def traffic(lab: Lab) -> Iterator[None]:
         # The last one may have been under way when ping was ended.
         lost = sorted(set(range(1, sent)) - received)
         assert not lost, f"{way}: of {sent} in {seconds:.0f} s these are lost: {lost}"
+
+
+ASKED: Final = {"name": "asked", "namespace": "blue"}
+QUESTIONS: Final = (
+    {"apiVersion": API, "kind": "VPC", "metadata": ASKED, "spec": {"networks": ["10.9.0.0/16"]}},
+    {"apiVersion": API, "kind": "VPCAttachment", "metadata": ASKED, "spec": {"vpc": {"name": "blue"}}},
+    {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": ASKED | {"annotations": {VPC_ANNOTATION: "blue"}},
+        "spec": {"containers": [{"name": "main", "image": "none"}]},
+    },
+)
+"""Objects about which the API server asks the webhooks."""
+QUESTIONS_PAUSE: Final = 0.1
+
+
+class Questions:
+    """Creations in a dry run, one after the other, over one connection. One that was held up counts as none."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._server = Server(lab.kubeconfig, patience=0)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._ask)
+        self.answered = 0
+        self.refusals: list[str] = []
+
+    def _ask(self) -> None:
+        while not self._ended.is_set():
+            for question in QUESTIONS:
+                began = time.strftime("%H:%M:%S")
+                try:
+                    problem = self._server.dry_run(question)
+                except OSError as error:  # the API server itself, or the way to it
+                    problem = f"context deadline exceeded: {error}"
+                if not problem:
+                    self.answered += 1
+                elif not HELD_UP.search(problem):
+                    self.refusals.append(f"{began}: {question['kind']}: {problem}")
+                self._ended.wait(QUESTIONS_PAUSE)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join(ANSWER_SECONDS)
 
 
 def settled(lab: Lab) -> bool:

@@ -1,11 +1,13 @@
-"""The chart is uninstalled, installed as it was in the version before, upgraded to the present one and rolled back, all
-under traffic of which nothing is lost. The image is this checkout's all the time, and so are the kinds: the API server
-drops fields that an earlier version's kinds do not have.
+"""While every pod of the release is replaced no request is refused. Then the chart is uninstalled, installed as it was
+in the version before, upgraded to the present one and rolled back, all under traffic of which nothing is lost. The
+image is this checkout's all the time, and so are the kinds: the API server drops fields that an earlier version's kinds
+do not have.
 """
 
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -15,6 +17,7 @@ from released import (
     COMPONENTS,
     EXAMPLES,
     HELM_SECONDS,
+    Questions,
     helm,
     pings,
     pods,
@@ -64,6 +67,31 @@ def configured(lab: Lab) -> set[str]:
     return {name.partition("/")[2] for name in names if "galactic" in name}
 
 
+def test_no_request_is_refused_while_every_pod_is_replaced(examples: Lab) -> None:
+    """An upgrade and its rollback: VPCs, attachments and pods are admitted all the time."""
+    wait = ("--wait", f"--timeout={HELM_SECONDS}s")
+    values = f"--values={helm_release.values_file(examples.state)}"
+    steps = (
+        ("upgrade", "galactic", str(helm_release.chart()), values, "--set=log.level=warning", *wait),
+        ("rollback", "galactic", *wait),
+    )
+    for step in steps:
+        before = {uid: pod for uid, pod in pods(examples).items() if _is_of(pod) != "broker"}
+        with Questions(examples) as questions:
+            helm(examples, *step)
+            eventually(
+                f"after {step[0]} others are Ready", lambda b=before: replaced(examples, b), POD_SECONDS
+            )
+        assert not questions.refusals, (
+            f"{step[0]}: {len(questions.refusals)} refused, {questions.answered} admitted: {questions.refusals[:5]}"
+        )
+        assert questions.answered > len(before)
+
+
+def _is_of(pod: dict[str, Any]) -> str:
+    return str(pod["metadata"]["labels"][COMPONENT])
+
+
 def test_uninstalling_leaves_running_pods_connected(examples: Lab, previous: Path) -> None:
     """Attached pods keep their traffic and can be deleted; the next installation, of the previous chart, has them."""
     values = f"--values={helm_release.values_file(examples.state)}"
@@ -96,11 +124,7 @@ def test_an_upgrade_and_a_rollback_under_traffic(examples: Lab) -> None:
     with traffic(examples):
         examples.up()  # which installs nothing: there is a release
         for step in steps:
-            before = {
-                uid: pod
-                for uid, pod in pods(examples).items()
-                if pod["metadata"]["labels"][COMPONENT] != "broker"
-            }
+            before = {uid: pod for uid, pod in pods(examples).items() if _is_of(pod) != "broker"}
             helm(examples, *step)
             if step[0] == "rollback":
                 assert not configured(examples)
