@@ -19,6 +19,8 @@ from galactic.kube.client import Kube
 PER_SECOND: Final = 10.0
 IDLE_SECONDS: Final = 15.0
 QUIET_SECONDS: Final = 3.0
+WRITTEN_SECONDS: Final = 7.0
+"""Longer than any write of a status waits: the counts of a VPC wait for five seconds."""
 QUIET_SHARE: Final = 0.3
 """Of a processor, all processes of the control plane together: they work on something."""
 LIMIT_SECONDS: Final = 3600.0
@@ -118,8 +120,7 @@ class Measurement:
     async def _paced(self) -> None:
         """Pods one after the other, in the VPCs of ten nodes."""
         result, before = self.result, await self.cluster.counts()
-        await asyncio.sleep(1)
-        self.audit.drain()
+        await self._writes()  # those of the pods before
         self.cluster.arrived.clear()
         names = []
         for number in range(self._paced_pods):
@@ -130,7 +131,7 @@ class Measurement:
         await self.until(lambda figures: figures["attached"] == before["attached"] + self._paced_pods)
         await self.quiet()
         result.turns["paced"] = await self.cluster.turns()
-        result.writes = self._writes()
+        result.writes = await self._writes()
         concerned = min(self._paced_pods, self.cluster.count)
         result.by_others = sum(
             count
@@ -146,22 +147,22 @@ class Measurement:
             f"routes of {len(result.reachable)} of {self._paced_pods} pods arrived at all nodes of their VPC"
         )
 
-    def _writes(self) -> Counter[tuple[str, str, str]]:
-        """Those of Galactic's own processes, Leases aside."""
-        users = (*COMPONENTS, "galactic-node-")
-        return Counter(
-            {
-                key: count
-                for key, count in self.audit.drain().items()
-                if key[0].startswith(users) and not key[1].startswith("leases")
-            }
-        )
+    async def _writes(self) -> Counter[tuple[str, str, str]]:
+        """Those of Galactic's own processes since the last call, once there are no more. Leases aside."""
+        total = Counter[tuple[str, str, str]]()
+        while True:
+            await asyncio.sleep(WRITTEN_SECONDS)
+            new = self.audit.drain()
+            ours = {key: count for key, count in new.items() if _ours(key[0]) and key[1] != "leases"}
+            if not ours:
+                return total
+            total.update(ours)
 
     async def _change(self) -> None:
         """One pod comes and goes in the VPC of all nodes."""
         before = await self.cluster.counts()
         idle = await self._spent(lambda: asyncio.sleep(IDLE_SECONDS))
-        self.audit.drain()
+        await self._writes()
 
         async def changes() -> None:
             for number in range(self._changes):
@@ -174,14 +175,14 @@ class Measurement:
                 while (await self.cluster.counts())["endpoints"] != before["endpoints"]:  # noqa: ASYNC110
                     await asyncio.sleep(POLL_SECONDS)
                 await asyncio.sleep(0.5)
-            await asyncio.sleep(QUIET_SECONDS)
+            await asyncio.sleep(WRITTEN_SECONDS)
 
         busy = await self._spent(changes)
         for name, (cpu, seconds) in busy.items():
             rest = idle[name][0] / idle[name][1] * seconds
             self.result.change[name] = (cpu - rest) / self._changes
         self.result.turns["one change"] = await self.cluster.turns()
-        writes = self._writes()
+        writes = await self._writes()
         total, kinds = sum(writes.values()) / self._changes, by_kind(writes, self._changes)
         self.result.whole = total
         note(f"{total:.2f} writes while a pod comes and goes: {kinds}")
@@ -261,6 +262,10 @@ class Measurement:
             after = self.cluster.cpu()
             if sum(after[name] - before[name] for name in COMPONENTS) < QUIET_SHARE * QUIET_SECONDS:
                 return
+
+
+def _ours(user: str) -> bool:
+    return user.startswith((*COMPONENTS, "galactic-node-"))
 
 
 async def broker_bytes(port: int) -> int:

@@ -41,6 +41,7 @@ from galactic.messages import Topics
 from galactic.names import ATTACHMENT_ANNOTATION
 from galactic.node.kubernetes.carried import CarriedAttachments
 from galactic.node.kubernetes.fallback import Fallback
+from galactic.node.kubernetes.gateways import GatewayWatch
 from galactic.node.kubernetes.segment import Facts, Segment
 from galactic.node.kubernetes.tasks import KubernetesTasks, Tasks
 from galactic.node.kubernetes.unaccounted import UnaccountedAttachments
@@ -142,7 +143,7 @@ class Node:
 
     def __init__(self, name: str, shared: Shared) -> None:
         self.name, self._shared = name, shared
-        checkpoint = Checkpoint(shared.folder / "nodes" / name)
+        self._checkpoint = checkpoint = Checkpoint(shared.folder / "nodes" / name)
         checkpoint.prepare()
         self.store = ObservedStore(CLUSTER, checkpoint, Clock())
         self.store.arrivals = shared.arrivals
@@ -167,6 +168,7 @@ class Node:
             UnaccountedAttachments(kube, self.store, lambda: segment.endpoints),
             CarriedAttachments(kube, self.name, self.store, lambda _: None),
             Fallback(kube, self.store, self.session.trusted),
+            GatewayWatch(kube, self.store, self._checkpoint),
         )
 
     def _facts(self) -> Facts:

@@ -95,6 +95,17 @@ def test_writes_are_counted_once_by_user_kind_and_verb(tmp_path):
 
 
 @pytest.mark.usefixtures("bench")
+async def test_a_node_of_the_bench_has_the_tasks_of_a_real_one(tmp_path):
+    from nodes import Node, Shared
+
+    from galactic.kube.memory import MemoryApi
+
+    node = Node("n1", Shared(tmp_path, "mqtt://127.0.0.1:1"))
+    tasks = node._tasks(MemoryApi())
+    assert {name for name in tasks.__slots__ if getattr(tasks, name) is None} == {"certificate", "slices"}
+
+
+@pytest.mark.usefixtures("bench")
 def test_every_figure_is_in_the_table(tmp_path):
     from measurement import Result
     from processes import COMPONENTS, Turns

@@ -34,9 +34,9 @@ SETTLE_SECONDS: Final = 0.1
 """For which a Service waits for further changes of its Pods."""
 
 
-BINDING_SECONDS: Final = 0.1
+BINDING_SECONDS: Final = 1.0
 """For which a Pod waits for its Node: its attachment is then made with the Node's label, and its first status has the
-carrier, which saves two writes. A scheduler without a backlog takes less, and a kubelet more until it calls the plugin.
+carrier, which saves two writes. A bound Pod waits no longer: a kubelet asks for its attachment at once.
 """
 
 

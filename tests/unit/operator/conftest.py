@@ -135,10 +135,11 @@ class Cluster:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Back-off and counting delays of milliseconds."""
+    """Back-off and counting delays of milliseconds; a pod waits for its node for a tenth of a second."""
     monkeypatch.setattr(workqueue, "BACKOFF_SECONDS", (0.001, 0.01))
     for module in ("triggers", "vpcs", "policies.changes"):
         monkeypatch.setattr(f"galactic.operator.{module}.COUNT_SECONDS", 0.002)
+    monkeypatch.setattr("galactic.operator.triggers.BINDING_SECONDS", 0.1)
 
 
 @pytest.fixture

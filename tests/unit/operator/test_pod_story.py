@@ -15,7 +15,9 @@ from galactic.names import (
     GENERATED,
     VPC_ANNOTATION,
 )
+from galactic.operator import triggers
 from galactic.operator.context import FINALIZER
+from galactic.operator.triggers import BINDING_SECONDS
 
 TERMINATING = {"metadata": {"deletionTimestamp": "2026-01-02T00:00:00Z", "finalizers": ["kubernetes"]}}
 
@@ -176,6 +178,25 @@ async def test_writes_of_a_pod_that_is_bound_at_once(cluster):
     assert not any(attachment(cluster, name) for name in names)
     by_kind = Counter((verb, kind) for verb, kind, name in cluster.api.requests if name in names)
     assert by_kind == {("patch", "VPCAttachment"): 50}, "the finalizer of each"
+
+
+async def test_a_scheduler_with_a_backlog_costs_no_write(cluster, monkeypatch):
+    """The label of the Node comes with the attachment, and the carrier with its first status."""
+    monkeypatch.setattr(triggers, "BINDING_SECONDS", BINDING_SECONDS)
+    cluster.vpc("v", "10.1.0.0/16")
+    pod(cluster, "web")
+    await asyncio.sleep(0.3)
+    bound(cluster, "web")
+    await cluster.settled()
+    labels = attachment(cluster, "web-own")["metadata"]["labels"]
+    assert labels["node.galactic.datumapis.com/n1"] == ""
+    assert [carrier["node"] for carrier in cluster.status("web-own")["carriers"]] == ["n1"]
+    own = [(verb, kind) for verb, kind, name in cluster.api.requests if name == "web-own"]
+    assert own == [
+        ("create", "VPCAttachment"),
+        ("create", "NetworkAttachmentDefinition"),
+        ("patch", "VPCAttachment"),
+    ]
 
 
 async def test_an_attachment_that_outlives_its_pod_for_long_has_a_status_that_is_true(cluster):

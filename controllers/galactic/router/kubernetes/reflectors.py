@@ -23,9 +23,13 @@ from galactic.router.kubernetes.segments import SegmentIndex
 
 
 class Observer(Protocol):
-    """Learns which VPCAttachments (``namespace/name``) changed; ``status_writer.StatusWriter``."""
+    """Learns which VPCAttachments (``namespace/name``) changed, and to which resource version (empty: deleted);
+    ``status_writer.StatusWriter``.
+    """
 
-    def observed(self, name: str) -> None: ...
+    def observed(self, name: str, version: str) -> None: ...
+
+    def disconnected(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +81,11 @@ class Reflectors:
 
     def _attachment(self, key: Key, new: Object | None) -> None:
         self._attachments.set_attachment(key, new)
-        self._observer.observed("/".join(key))
+        version = "" if new is None else new["metadata"].get("resourceVersion", "")
+        self._observer.observed("/".join(key), version)
 
     def _connected(self, connected: bool) -> None:
+        if not connected:
+            self._observer.disconnected()
         problem = None if connected else "the API server does not answer"
         self._health.set("kube-apiserver", problem, ready=True)

@@ -11,7 +11,7 @@ when the condition is about an address that another attachment was given.
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 import structlog
@@ -67,6 +67,19 @@ class Record:
         return self.conflict == other.conflict and _identity(self.endpoint) == _identity(other.endpoint)
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A record on its way to the API server, and back by the watch.
+
+    ``version``: the object's resource version with it; empty until the API server has answered. ``seen``: the newest
+    that the watch delivered until then.
+    """
+
+    record: Record
+    version: str = ""
+    seen: str = ""
+
+
 class StatusWriter:
     """Patches ``VPCAttachment.status``. ``enqueue`` notes a name, ``run`` works them off."""
 
@@ -82,7 +95,7 @@ class StatusWriter:
         self._revisions, self._metrics = revisions, metrics
         self._leads = False
         self._queue: dict[str, None] = {}
-        self._written: dict[str, Record] = {}  # until the watch shows it
+        self._written: dict[str, Written] = {}  # until the watch shows it
         self._refused: dict[str, Backoff] = {}
         self._wake = asyncio.Event()
 
@@ -106,10 +119,18 @@ class StatusWriter:
         self._refused.clear()
         self._count()
 
-    def observed(self, name: str) -> None:
-        """The watch delivered this attachment: what it shows is as new as what was written."""
-        self._written.pop(name, None)
+    def observed(self, name: str, version: str) -> None:
+        """The watch delivered this attachment. An event from before a write does not undo what is known of that."""
+        written = self._written.get(name)
+        if written is not None and not written.version:
+            self._written[name] = replace(written, seen=version)
+        elif written is not None and not (version and _older(version, written.version)):
+            del self._written[name]
         self.enqueue((name,))
+
+    def disconnected(self) -> None:
+        """What the API server stored last may be lost: one that is restored from a copy counts from there."""
+        self._written.clear()
 
     async def run(self) -> None:
         """Writes until cancelled. For one that leads."""
@@ -163,7 +184,8 @@ class StatusWriter:
             self._written.pop(name, None)
             self._refused.pop(name, None)
             return
-        actual = self._written.get(name) or Record(known.endpoint, known.conflict)
+        written = self._written.get(name)
+        actual = written.record if written else Record(known.endpoint, known.conflict)
         desired = self._desired(name, actual)
         if desired.same(actual):
             return
@@ -176,13 +198,24 @@ class StatusWriter:
             body["status"]["conditions"] = _conditions(attachment, desired.conflict)
             # A merge patch replaces the whole list: only if no other writer changed it since.
             body["metadata"] = {"resourceVersion": attachment.metadata.resource_version}
-        self._written[name] = desired
+        self._written[name] = Written(desired)
         try:
-            await self._api.patch(VPC_ATTACHMENTS, own_name, body, namespace, subresource="status")
+            answer = await self._api.patch(VPC_ATTACHMENTS, own_name, body, namespace, subresource="status")
         except BaseException:
             self._written.pop(name, None)
             raise
+        self._answered(name, answer["metadata"].get("resourceVersion", ""))
         log.info("status written", attachment=name, node=desired.endpoint.node if desired.endpoint else None)
+
+    def _answered(self, name: str, version: str) -> None:
+        written = self._written.get(name)
+        if written is None:
+            return
+        if not written.seen or _older(written.seen, version):
+            self._written[name] = replace(written, version=version)
+        else:
+            del self._written[name]
+            self.enqueue((name,))
 
     async def _stored(self, name: str, namespace: str) -> VpcAttachment:
         """The whole object. Conflicts are rare, and the list of conditions is long. Raises NotFound."""
@@ -215,6 +248,11 @@ class StatusWriter:
 def _since(path: EndpointPath, before: RecordedEndpoint | None) -> str:
     same = before and (before.cluster, before.node, before.epoch) == (*path.origin, path.epoch)
     return before.since if before and same and before.since else now()
+
+
+def _older(version: str, than: str) -> bool:
+    """Resource versions of one kind are growing numbers. Of any others none is older."""
+    return version.isdigit() and than.isdigit() and int(version) < int(than)
 
 
 def _identity(endpoint: RecordedEndpoint | None) -> tuple[object, ...] | None:
