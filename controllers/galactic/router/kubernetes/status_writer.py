@@ -129,7 +129,7 @@ class StatusWriter:
         self.enqueue((name,))
 
     def disconnected(self) -> None:
-        """What the API server stored last may be lost: one that is restored from a copy counts from there."""
+        """The last writes may be lost: an API server that is restored from a copy counts from there."""
         self._written.clear()
 
     async def run(self) -> None:
