@@ -73,7 +73,7 @@ class PahoBus:
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         if problem := self._settings.password_exposure:
-            log.warning("the broker's password can be read on the way", problem=problem)
+            log.warning("password is sent to the broker without encryption", problem=problem)
         self._keeper = asyncio.create_task(self._keep(), name="mqtt")
         return self
 

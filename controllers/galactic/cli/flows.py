@@ -158,4 +158,6 @@ def _print(of: dict[str, Any], limit: int) -> None:
     if len(of["flows"]) > limit:
         print(f"… {len(of['flows']) - limit} more: --limit")
     if of["lost"]:
-        print(f"{of['lost']} packets came faster than they were read, so the numbers are too small")
+        print(
+            f"{of['lost']} packets were not counted, since they arrived too fast: the real numbers are higher"
+        )

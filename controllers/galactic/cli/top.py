@@ -69,14 +69,14 @@ def top(
     ] = "",
     *,
     everywhere: Annotated[
-        bool, typer.Option("--all-namespaces", "-A", help="Of all namespaces, as without --namespace.")
+        bool, typer.Option("--all-namespaces", "-A", help="All namespaces; the default without --namespace.")
     ] = False,
     sort_by: Annotated[SortBy, typer.Option("--sort-by", help="Column to sort by.")] = SortBy.BYTES,
     seconds: Annotated[float, typer.Option(min=0.2, max=60.0, help="Seconds to measure for.")] = 2.0,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Measure again until interrupted.")] = False,
     output: Form = Output.TABLE,
 ) -> int:
-    """Show the traffic of attachments or VPCs at present, per second; sent and received are the pods'.
+    """Show the current traffic of attachments or VPCs, per second. Sent and received are from the pod's side.
 
     Every node's kernel is read twice. Bytes include Ethernet headers. Exit code 3 if a node could not be read.
     """

@@ -20,10 +20,14 @@ _MONTH: Final = re.compile(r"(\d{4})-(\d{2})")
 
 
 def usage(
-    month: Annotated[str, typer.Option(help="The month, in UTC: 2026-11; none: the present one.")] = "",
-    vpc: Annotated[str, typer.Option(help="Only this VPC: NAMESPACE/NAME, or its identifier.")] = "",
+    month: Annotated[
+        str, typer.Option(help="Month in UTC, such as 2026-11; default: the current month.")
+    ] = "",
+    vpc: Annotated[str, typer.Option(help="Only this VPC: NAMESPACE/NAME or identifier.")] = "",
     *,
-    by_attachment: Annotated[bool, typer.Option("--attachments", help="One row an attachment.")] = False,
+    by_attachment: Annotated[
+        bool, typer.Option("--attachments", help="One row for each attachment.")
+    ] = False,
     output: Form = Output.TABLE,
     database_url: Annotated[
         str, typer.Option(envvar="GALACTIC_DATABASE_URL", help="The router's database: postgresql://…")

@@ -35,7 +35,7 @@ class IpBlock(Model):
         default=(),
         alias="except",
         max_length=MAX_EXCEPT,
-        description="Networks within cidr that are left out.",
+        description="Networks inside cidr that are excluded.",
     )
 
 
@@ -68,7 +68,7 @@ class PolicyPort(Model):
         default=None,
         ge=1,
         le=65535,
-        description="The destination port, as a number. Left out: all ports of the protocol. Names of ports are those "
+        description="The destination port, as a number. Omitted: all ports of the protocol. Names of ports are those "
         "of a pod's containers, which an attachment does not have.",
         json_schema_extra={"format": "int32"},
     )
@@ -85,12 +85,15 @@ class IngressRule(Model):
     """Packets that may reach a selected attachment."""
 
     from_: tuple[PolicyPeer, ...] = Field(
-        default=(), alias="from", max_length=MAX_PEERS, description="Their senders. Left out or empty: any."
+        default=(),
+        alias="from",
+        max_length=MAX_PEERS,
+        description="Sources of these packets. Omitted or empty: any.",
     )
     ports: tuple[PolicyPort, ...] = Field(
         default=(),
         max_length=MAX_PORTS,
-        description="Their destination ports. Left out or empty: any, of any protocol.",
+        description="Destination ports. Omitted or empty: any port of any protocol.",
     )
 
 
@@ -98,12 +101,12 @@ class EgressRule(Model):
     """Packets that a selected attachment may send."""
 
     to: tuple[PolicyPeer, ...] = Field(
-        default=(), max_length=MAX_PEERS, description="Their destinations. Left out or empty: any."
+        default=(), max_length=MAX_PEERS, description="Destinations of these packets. Omitted or empty: any."
     )
     ports: tuple[PolicyPort, ...] = Field(
         default=(),
         max_length=MAX_PORTS,
-        description="Their destination ports. Left out or empty: any, of any protocol.",
+        description="Destination ports. Omitted or empty: any port of any protocol.",
     )
 
 
@@ -112,18 +115,18 @@ class Ruleset(Model):
 
     attachment_selector: dict[str, Any] = Field(
         default_factory=dict,
-        description="A label selector over VPCAttachments. Left out or empty: all.",
+        description="A label selector over VPCAttachments. Omitted or empty: all.",
         json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
     )
     policy_types: tuple[PolicyType, ...] | None = Field(
         default=None,
         max_length=2,
-        description="The directions in which nothing passes but what is listed. Left out: Ingress, and Egress where "
+        description="The directions in which nothing passes but what is listed. Omitted: Ingress, and Egress where "
         "egress has a rule.",
     )
     ingress: tuple[IngressRule, ...] | None = Field(
-        default=None, max_length=MAX_RULES, description="Packets that may arrive. Left out or empty: none."
+        default=None, max_length=MAX_RULES, description="Packets that may arrive. Omitted or empty: none."
     )
     egress: tuple[EgressRule, ...] | None = Field(
-        default=None, max_length=MAX_RULES, description="Packets that may be sent. Left out or empty: none."
+        default=None, max_length=MAX_RULES, description="Packets that may be sent. Omitted or empty: none."
     )

@@ -18,7 +18,7 @@ class SliceBlock(Model):
 
     cidr: PolicyCidr = Field(description="A network.")
     except_: tuple[PolicyCidr, ...] = Field(
-        default=(), alias="except", max_length=MAX_EXCEPT, description="Networks within it that are left out."
+        default=(), alias="except", max_length=MAX_EXCEPT, description="Networks inside it that are excluded."
     )
 
 
@@ -46,10 +46,10 @@ class PolicySliceSpec(Model):
     )
     source: str = Field(default="", max_length=317, description="What it was made from, for people.")
     ingress: tuple[SliceRule, ...] | None = Field(
-        default=None, max_length=MAX_RULES, description="Packets that may arrive. Left out: any."
+        default=None, max_length=MAX_RULES, description="Packets that may arrive. Omitted: any."
     )
     egress: tuple[SliceRule, ...] | None = Field(
-        default=None, max_length=MAX_RULES, description="Packets that may be sent. Left out: any."
+        default=None, max_length=MAX_RULES, description="Packets that may be sent. Omitted: any."
     )
     group: str = Field(default="", max_length=63, description="The group that the addresses are in.")
     addresses: tuple[Address, ...] = Field(

@@ -96,7 +96,7 @@ class PeerReference(Model):
     """A VPC to peer with."""
 
     namespace: Annotated[str, StringConstraints(min_length=1, max_length=63)] | None = Field(
-        default=None, description="The peer's namespace. Left out: the VPC's own."
+        default=None, description="The peer's namespace. Omitted: the VPC's own."
     )
     name: str = Field(description="The peer's name.", min_length=1, max_length=253)
 
@@ -109,7 +109,7 @@ class VpcReference(Model):
     name: str = Field(description="The VPC's name.", min_length=1, max_length=253)
     namespace: str | None = Field(
         default=None,
-        description="The VPC's namespace. Left out: that of the object which names it. Another one needs the VPC's "
+        description="The VPC's namespace. Omitted: that of the object which names it. Another one needs the VPC's "
         "spec.allowedNamespaces.",
         max_length=63,
     )
@@ -121,7 +121,7 @@ class FloorPolicy(Ruleset):
     """
 
     vpc: VpcReference | None = Field(
-        default=None, description="This VPC, as a VPCPolicy has it. Left out: the same."
+        default=None, description="This VPC, as a VPCPolicy has it. Omitted: the same."
     )
 
 
@@ -141,12 +141,12 @@ class VpcSpec(Model):
         "out: chosen by the operator. Immutable.",
     )
     allowed_namespaces: AttachingNamespaces | None = Field(
-        default=None, description="Which namespaces may attach to the VPC. Left out: only its own."
+        default=None, description="Which namespaces may attach to the VPC. Omitted: only its own."
     )
     allowed_terminations: AllowedNamespaces | None = Field(
         default=None,
         description="Which of these namespaces may terminate networks behind their pods (routes via their own "
-        "address). Left out: all of them. Its own always may.",
+        "address). Omitted: all of them. Its own always may.",
     )
     policies: tuple[FloorPolicy, ...] = Field(
         default=(),

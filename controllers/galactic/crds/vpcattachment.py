@@ -76,7 +76,7 @@ class Interface(Model):
     addresses: tuple[Cidr, ...] = Field(
         default=(),
         max_length=MAX_ADDRESSES,
-        description="Addresses with prefix length, host bits set: 10.1.1.1/24. Left out: one per family is allocated "
+        description="Addresses with prefix length, host bits set: 10.1.1.1/24. Omitted: one per family is allocated "
         "from the VPC's networks.",
     )
 
@@ -105,7 +105,7 @@ class AttachmentSpec(Model):
         default=None,
         max_length=MAX_ACCEPTED,
         description="Of the networks of the VPC and its peers the pod gets routes to those inside these only; "
-        "0.0.0.0/0 and ::/0 accept all. Left out: all, if the VPC is in the attachment's namespace; else "
+        "0.0.0.0/0 and ::/0 accept all. Omitted: all, if the VPC is in the attachment's namespace; else "
         "status.acceptedNetworks.",
     )
 
@@ -205,7 +205,7 @@ class AttachmentStatus(Model):
         default=None,
         max_length=64,
         description="The networks of the VPC, and of its peers, when the attachment was first ready, if the VPC is in "
-        "another namespace. They count where spec.acceptedNetworks is left out.",
+        "another namespace. They count where spec.acceptedNetworks is omitted.",
     )
     configuration: Configuration | None = Field(
         default=None,

@@ -20,7 +20,7 @@ class PolicyStatus(Model):
 
     attachments: int = Field(
         default=0,
-        description="The number of attachments that it selects.",
+        description="Number of attachments that the policy selects.",
         json_schema_extra={"format": "int32"},
     )
     conditions: tuple[Condition, ...] = Field(

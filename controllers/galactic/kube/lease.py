@@ -198,7 +198,7 @@ class Lease:
             while True:
                 if not stands():
                     if self.holder == self.own:
-                        log.warning("the lease is left to others", lease=self._name)
+                        log.warning("lease released: this candidate cannot lead now", lease=self._name)
                         await self._release()
                     await asyncio.sleep(self._terms.retry)
                     continue

@@ -186,7 +186,7 @@ class Capture:
         return int(drops)
 
     def _bind(self) -> None:
-        """To all devices, which the standard library cannot: it wants a name."""
+        """Binds the socket to all devices: ``socket.bind`` of the standard library requires the name of one."""
         address = struct.pack("=HHiHBB8s", socket.AF_PACKET, socket.htons(_ETH_P_ALL), 0, 0, 0, 0, b"")
         if ctypes.CDLL(None, use_errno=True).bind(self._socket.fileno(), address, len(address)):
             number = ctypes.get_errno()

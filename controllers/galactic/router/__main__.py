@@ -233,7 +233,7 @@ def _election(
 def exposures(settings: RouterSettings) -> dict[str, str]:
     """The problems of connections that others on the way can read, by name. That of the database is logged."""
     if database := settings.database_exposure:
-        log.warning("the database connection is open to others on the way", problem=database)
+        log.warning("connection to the database is not secure", problem=database)
     found = {"mqtt-password": settings.password_exposure, "postgres-tls": database}
     return {name: problem for name, problem in found.items() if problem}
 

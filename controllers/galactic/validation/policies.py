@@ -79,8 +79,9 @@ def policy(rules: Ruleset, field: str = "spec") -> Policy:
 
 
 def closed(rules: Ruleset, field: str = "spec") -> Policy:
-    """In place of rules that cannot be understood: nothing passes in the directions that they restrict. Raises Rejected
-    where it is not clear whom they are about.
+    """The policy in place of rules that are not valid: nothing passes in the directions that they restrict.
+
+    Raises Rejected where the selector is not valid either.
     """
     selector = canonical(rules.attachment_selector, f"{field}.attachmentSelector")
     types = _types(rules)

@@ -113,7 +113,7 @@ class Registration:
             await work()
         except GalacticError as error:
             self._report(str(error), getattr(error, "reason", "") != UNREGISTERED)
-            log.warning("registration not kept, trying again", error=str(error))
+            log.warning("certificates or CAs of the webhook not written, trying again", error=str(error))
             return False
         self._report(None, True)
         return True

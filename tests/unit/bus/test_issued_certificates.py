@@ -205,7 +205,7 @@ async def test_while_there_is_no_issuer_the_old_one_stays_and_one_request_waits(
     api.fail = lambda *_: Unreachable("kube-apiserver", "away") if down[0] else None
     task = asyncio.create_task(own.run())
     await until(lambda: len(list(api.all(CERTIFICATE_REQUESTS))) == 2)
-    await until(lambda: "not answered" in (own.problem or ""))
+    await until(lambda: "not approved" in (own.problem or ""))
     down[0] = True
     await until(lambda: "away" in (own.problem or ""))
     down[0] = False

@@ -210,7 +210,10 @@ class Calls:
         for attachment in self._of_pod(request.container, request.ifname):
             self._store.detach(attachment.key)
             log.info(
-                "detached late", attachment=attachment.name, pod=str(request.pod), container=request.container
+                "detached, by a DEL of an earlier time",
+                attachment=attachment.name,
+                pod=str(request.pod),
+                container=request.container,
             )
 
     async def _check(self, request: Request) -> None:

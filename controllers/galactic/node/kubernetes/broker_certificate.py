@@ -99,7 +99,8 @@ class BrokerCertificate:
                     self._request = None
                     raise Rejected(condition.get("message", ""), reason=condition.get("reason", "Denied"))
             self.problem = (
-                f"no new certificate for the broker: the operator has not answered the request {name}"
+                f"no new certificate for the broker: the operator has not approved CertificateSigningRequest {name}; "
+                "see the operator's log"
             )
             await asyncio.sleep(pauses.pause())
         self._request = None

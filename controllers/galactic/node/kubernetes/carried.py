@@ -259,9 +259,9 @@ class CarriedAttachments:
         try:
             self._store.amend(wanted)
         except GalacticError as error:
-            log.warning("attachment not amended, trying again", attachment=name, error=str(error))
+            log.warning("attachment not updated, trying again", attachment=name, error=str(error))
             return False
-        log.info("attachment amended", attachment=name)
+        log.info("attachment updated", attachment=name)
         return True
 
     # A pod that lost its attachment.

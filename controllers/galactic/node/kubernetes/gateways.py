@@ -74,7 +74,11 @@ def parsed(objects: Iterable[Object]) -> dict[int, Gateway]:
         try:
             gateway = gateway_of(parse(VpcGateway, item))
         except (Rejected, ValueError) as error:
-            log.warning("VPCGateway not understood", gateway=item["metadata"].get("name"), error=str(error))
+            log.warning(
+                "VPCGateway ignored: its status is not valid",
+                gateway=item["metadata"].get("name"),
+                error=str(error),
+            )
             continue
         if gateway is not None:
             gateways.append(gateway)

@@ -132,7 +132,7 @@ class Services:
         return True
 
     def _check(self, service: VpcService) -> None:
-        """Raises Rejected or NotYet for a problem of its user's. Addresses of Pods that are attached stay published."""
+        """Raises Rejected or NotYet where its user must act. Addresses of attached Pods stay published."""
         checked(service)
         exclusive(service)
         caches, name = self._context.caches, service.vpc

@@ -42,11 +42,11 @@ ROUTER_EVENTS: Final = (
     RouterEvent(
         "postgres", "DatabaseUnreachable", "no history is written; route changes are published without it"
     ),
-    RouterEvent("mqtt-password", "PasswordExposed", "the broker's password can be read on the way"),
+    RouterEvent("mqtt-password", "PasswordExposed", "the password is sent to the broker without encryption"),
     RouterEvent(
         "cluster", "BrokerShared", "two clusters share a broker, and this one's nodes get no routes from it"
     ),
-    RouterEvent("postgres-tls", "DatabaseExposed", "the database connection is open to others on the way"),
+    RouterEvent("postgres-tls", "DatabaseExposed", "the connection to the database is not secure"),
 )
 
 
