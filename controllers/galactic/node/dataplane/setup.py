@@ -152,7 +152,7 @@ class HostSetup:
         if prefix is None or underlay is None or preflight is None or not prefix.subnet_of(self._block):
             return None
         facts = prefix, self._block, underlay.device, preflight.encap, underlay.mtu
-        return Host(*facts, underlay.advertised, preflight.multipath)
+        return Host(*facts, underlay.advertised, preflight.multipath, preflight.sourced)
 
     @property
     def problem(self) -> str | None:
@@ -254,7 +254,7 @@ class HostSetup:
             if finding not in before:
                 level = log.info if finding.ok else log.error if finding.required else log.warning
                 level("preflight", finding=finding.name, ok=finding.ok, message=finding.message)
-        if known and known.encap != self._preflight.encap:
+        if known and (known.encap, known.sourced) != (self._preflight.encap, self._preflight.sourced):
             self._store.dirty.mark_host()
 
     def _new_modules(self) -> bool:
