@@ -124,7 +124,11 @@ def wire(
     followers += [usage] if usage else []
     reign = Reign(commits, installation, fanout, followers, writers)
     chosen = election or _election(
-        settings, kube, process.replica, able=lambda: bus.connected or leadership.leads
+        settings,
+        kube,
+        process.replica,
+        connected=lambda: bus.connected,
+        leads=lambda: leadership.leads,
     )
     leadership = Leadership(process.replica, chosen, Gate(publisher, topics, process.health), reader, reign)
     if history:
@@ -217,11 +221,16 @@ def _database(settings: RouterSettings, process: Process) -> "HistorySettings":
 
 
 def _election(
-    settings: RouterSettings, kube: Kube | None, replica: str, *, able: Callable[[], bool]
+    settings: RouterSettings,
+    kube: Kube | None,
+    replica: str,
+    *,
+    connected: Callable[[], bool],
+    leads: Callable[[], bool],
 ) -> Election:
     if kube is not None:
         by_lease = LeaseElection(kube, replica)
-        by_lease.able = able
+        by_lease.connected, by_lease.leads = connected, leads
         return by_lease
     if settings.database_url is not None:
         from galactic.router.database.lock import AdvisoryLock  # noqa: PLC0415 - psycopg again

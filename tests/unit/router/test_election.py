@@ -12,7 +12,16 @@ from galactic.kube.memory import MemoryApi
 from galactic.kube.resources import LEASES, NAMESPACES
 from galactic.messages import Leader, encode
 from galactic.router.egress.retained import Retained
-from galactic.router.leader.election import BROKER_SECONDS, TERMS, Alone, LeaseElection, LockElection
+from galactic.router.leader.election import (
+    BROKER_SECONDS,
+    OFFER_AFTER_SECONDS,
+    OFFER_AGAIN_SECONDS,
+    OFFER_SECONDS,
+    TERMS,
+    Alone,
+    LeaseElection,
+    LockElection,
+)
 from galactic.router.leader.leadership import CONTESTED_SECONDS, Leadership
 
 LOOK = 1.2 * TERMS.retry
@@ -207,17 +216,17 @@ async def test_one_that_ends_leaves_the_lease_to_the_next(time) -> None:
 
 async def test_one_that_could_not_lead_leaves_the_lease_to_the_next(time) -> None:
     """A router without a broker records nothing: another one shall, or the operator."""
-    server, able = Server(), {"a": True, "b": False}
+    server, connected = Server(), {"a": True, "b": False}
     server.put(NAMESPACES, {"metadata": {"name": "kube-system"}})
-    elections = {name: by_lease(server, name, time) for name in able}
+    elections = {name: by_lease(server, name, time) for name in connected}
     for name, election in elections.items():
-        election.able = lambda name=name: able[name]
+        election.connected = lambda name=name: connected[name]
     async with candidate(elections["a"]) as (first, _):
         await time.passes(LOOK)
         assert first[-1] is True
         assert elections["a"].owner == server.stored(NAMESPACES, "kube-system")["metadata"]["uid"]
         async with candidate(elections["b"]) as (second, _):
-            able["a"] = False
+            connected["a"] = False
             await time.passes(BROKER_SECONDS - LOOK)
             assert server.lease["spec"]["holderIdentity"] == "a", "a broker may be away for a moment"
             await time.passes(3 * LOOK)
@@ -226,12 +235,58 @@ async def test_one_that_could_not_lead_leaves_the_lease_to_the_next(time) -> Non
             writes = server.writes
             await time.passes(60)
             assert server.writes == writes, "nobody asks for it"
-            able["b"] = True
+            connected["b"] = True
             await time.passes(2 * LOOK)
             assert server.lease["spec"]["holderIdentity"] == "b"
             assert second[-1] is True
-            able["a"] = True
+            connected["a"] = True
             await time.passes(2 * LOOK)
+            assert first[-1] is False
+
+
+async def test_a_leader_that_alone_lost_the_broker_hands_over(time) -> None:
+    """It knows nothing of the others' brokers: so it offers the Lease, and one with a broker takes it."""
+    server, connected, leads = Server(), {"a": True, "b": True}, {"a": True, "b": False}
+    elections = {name: by_lease(server, name, time) for name in connected}
+    for name, election in elections.items():
+        election.connected = lambda name=name: connected[name]
+        election.leads = lambda name=name: leads[name]
+    async with candidate(elections["a"]) as (first, _):
+        await time.passes(LOOK)
+        async with candidate(elections["b"]) as (second, _):
+            connected["a"] = False
+            await time.passes(OFFER_AFTER_SECONDS - LOOK)
+            assert server.lease["spec"]["holderIdentity"] == "a", "the broker may be away for all"
+            assert not any(second)
+            await time.passes(LOOK + OFFER_SECONDS)
+            assert server.lease["spec"]["holderIdentity"] == "b"
+            assert second[-1] is True
+            await time.passes(OFFER_SECONDS + LOOK)
+            assert first[-1] is False
+
+
+async def test_a_leader_goes_on_while_no_router_has_the_broker(time) -> None:
+    """It records endpoints; each offer costs two writes, and no other replica is chosen."""
+    server, connected, leads = Server(), {"a": True, "b": True}, {"a": True, "b": False}
+    elections = {name: by_lease(server, name, time) for name in connected}
+    for name, election in elections.items():
+        election.connected = lambda name=name: connected[name]
+        election.leads = lambda name=name: leads[name]
+    async with candidate(elections["a"]) as (first, _):
+        await time.passes(LOOK)
+        async with candidate(elections["b"]) as (second, _):
+            connected |= {"a": False, "b": False}
+            offered = False
+            for _ in range(int(3 * OFFER_AGAIN_SECONDS / LOOK)):
+                await time.passes(LOOK)
+                offered |= server.lease["spec"]["holderIdentity"] == ""
+            assert offered
+            assert server.lease["spec"]["holderIdentity"] == "a"
+            assert all(first), "nothing changes for the leader"
+            assert not any(second)
+            connected["b"] = True
+            await time.passes(OFFER_AGAIN_SECONDS + 2 * LOOK)
+            assert server.lease["spec"]["holderIdentity"] == "b"
             assert first[-1] is False
 
 

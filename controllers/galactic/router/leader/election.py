@@ -26,6 +26,13 @@ Kubernetes' own duration. Costs the API server two requests a second for each re
 renewals, as much as the Leases of twenty kubelets."""
 BROKER_SECONDS: Final = 10.0
 """For which a router that does not lead may be without the broker, and stand for election."""
+OFFER_AFTER_SECONDS: Final = 30.0
+"""For which a leader may be without the broker. A broken session ends after 23 s, so all replicas have noticed by then
+that the broker is gone, if it is.
+"""
+OFFER_SECONDS: Final = 3.0
+"""For which such a leader leaves the Lease to the others: several of their polls."""
+OFFER_AGAIN_SECONDS: Final = 60.0
 RETRY_SECONDS: Final = 0.5
 LONGEST_RETRIES: Final = 4
 """The longest pause, of these: PostgreSQL is back, and within 3 s some router asks it for the lock."""
@@ -66,8 +73,10 @@ class Alone:
 class LeaseElection:
     """By a Lease in Kubernetes.
 
-    ``able`` returns whether this replica could lead, or does. One that cannot for BROKER_SECONDS leaves the Lease to
-    the others: the operator records endpoints while no router has it.
+    ``connected`` returns whether this replica has the broker, ``leads`` whether it leads. One that does not lead, and
+    has been without the broker for BROKER_SECONDS, leaves the Lease to the others: the operator records endpoints while
+    no router has it. A leader without the broker records endpoints. It offers the Lease now and then, and goes on where
+    no other replica takes it.
     """
 
     def __init__(
@@ -80,9 +89,10 @@ class LeaseElection:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.owner = ""
-        self.able: Callable[[], bool] = lambda: True
+        self.connected: Callable[[], bool] = lambda: True
+        self.leads: Callable[[], bool] = lambda: False
         self._api, self._clock = api, clock
-        self._able_at = clock()
+        self._connected_at = clock()
         candidate = Candidate(namespace or own_namespace(), NAME, own)
         self._lease = Lease(api, candidate, terms=terms, clock=clock)
 
@@ -93,9 +103,15 @@ class LeaseElection:
     def _stands(self) -> bool:
         """Whether it stands for election."""
         now = self._clock()
-        if self.able():
-            self._able_at = now
-        return now - self._able_at < BROKER_SECONDS
+        if self.connected():
+            self._connected_at = now
+        without = now - self._connected_at
+        if self.leads():
+            return (
+                without < OFFER_AFTER_SECONDS
+                or (without - OFFER_AFTER_SECONDS) % OFFER_AGAIN_SECONDS >= OFFER_SECONDS
+            )
+        return without < BROKER_SECONDS
 
     def deposed(self) -> None:
         """The next renewal brings the result."""
