@@ -60,9 +60,9 @@ _DIGITS: Final = string.digits + string.ascii_lowercase + string.ascii_uppercase
 _VALUES: Final = {digit: value for value, digit in enumerate(_DIGITS)}
 _VPC_WIDTH: Final = 9  # base62 digits that hold 48 bits
 _FUNCTION_WIDTH: Final = 3  # base62 digits that hold 16 bits
-ENDS: Final = "HVEM"
-"""Last letters of interface names: host end, VRF, and the ends of a gateway's way out in the VRF and in the table
-main.
+ENDS: Final = "HVEMWIJ"
+"""Last letters of interface names: host end, VRF, and the ends of a gateway's way out in the VRF and in the table main.
+With published addresses: the gateway's own VRF, and the ends of the pair that joins it with the VPC's.
 """
 
 
@@ -144,6 +144,21 @@ def exit_end(vpc: int, function: int) -> str:
 def main_end(vpc: int, function: int) -> str:
     """Its other end, which is in no VRF: packets there are looked up in the table main."""
     return _interface(vpc, function, "M")
+
+
+def gateway_vrf(vpc: int, function: int) -> str:
+    """The VRF of a VPCGateway that publishes, between the VPC's and the table main, e.g. ``G0000000jU00GW``."""
+    return _interface(vpc, function, "W")
+
+
+def inner_end(vpc: int, function: int) -> str:
+    """The end in the gateway's VRF of the veth pair that joins it with the VPC's."""
+    return _interface(vpc, function, "I")
+
+
+def join_end(vpc: int, function: int) -> str:
+    """Its other end, which is in the VPC's VRF."""
+    return _interface(vpc, function, "J")
 
 
 def vrf(vpc: int) -> str:

@@ -121,6 +121,7 @@ CONDITIONS: Final = {
     "VPCGateway": {
         "Ready": "packets of each family are led out by one node at least",
         "Accepted": "the specification is valid, and the operator allows it",
+        "Published": "each entry of `spec.publish` leads to a ready pod; absent without entries",
         "Redundant": "as many nodes lead out each family as `spec.replicas` asks for",
     },
     "NodeSegment": {

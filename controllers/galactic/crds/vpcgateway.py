@@ -1,8 +1,8 @@
-"""The VPCGateway kind: the way from a VPC to networks outside the cluster."""
+"""The VPCGateway kind: the way from a VPC to networks outside the cluster, and in to published ports."""
 
-from typing import ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, StringConstraints
 
 from galactic.crds.cel import Rule, rules
 from galactic.crds.model import Condition, Meta, Model
@@ -13,7 +13,12 @@ MAX_REPLICAS: Final = 16
 MAX_ADDRESSES: Final = 64
 MAX_FORBIDDEN: Final = 8192
 """Networks that no packet of a VPC reaches through a gateway: the cluster's own, merged."""
+MAX_PUBLISHED: Final = 32
+MAX_ENDPOINTS: Final = 100
+"""Pods that a published port leads to."""
 Family = Literal["IPv4", "IPv6"]
+Protocol = Literal["TCP", "UDP"]
+EntryName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
 
 VPC_KEPT: Final = Rule(
     "self.spec.vpc == oldSelf.spec.vpc",
@@ -27,6 +32,24 @@ SNAT: Final = Rule(
     "addresses belong to enabled: true; remove them, or enable SNAT",
     "self.addresses[0] + ' has no effect with enabled: false; remove it, or write enabled: true'",
     ".addresses",
+)
+
+PUBLISH_NEEDS_SNAT: Final = Rule(
+    "!has(self.publish) || size(self.publish) == 0 || !has(self.snat) || !has(self.snat.enabled) || self.snat.enabled",
+    "publish belongs to snat.enabled: true; remove it, or enable SNAT",
+    "self.publish[0].name + ' has no effect with snat.enabled: false; remove it, or write enabled: true'",
+    ".publish",
+)
+PUBLISHED_ONCE: Final = Rule(
+    "!has(self.publish) || self.publish.all(p, self.publish.exists_one(q, q.name == p.name))",
+    "a name is there twice; give each entry a name of its own",
+    path=".publish",
+)
+PORT_ONCE: Final = Rule(
+    "!has(self.publish) || self.publish.all(p, self.publish.exists_one(q, q.address == p.address && q.port == p.port"
+    " && q.protocol == p.protocol))",
+    "a port of an address is published twice; give another port or address, or remove one of the two",
+    path=".publish",
 )
 
 
@@ -48,8 +71,38 @@ class Snat(Model):
     )
 
 
+class PublishTarget(Model):
+    """The pods that an entry leads to."""
+
+    attachment_selector: dict[str, Any] = Field(
+        description="A label selector over the VPC's VPCAttachments of the gateway's namespace. Empty: all of them.",
+        json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
+    )
+    port: int | None = Field(
+        default=None,
+        ge=1,
+        le=65535,
+        description="The pods' port. Left out: the published one.",
+        json_schema_extra={"format": "int32"},
+    )
+
+
+class PublishEntry(Model):
+    """A port outside that leads to ready pods."""
+
+    name: EntryName = Field(description="The entry's name in the gateway.")
+    address: Address = Field(
+        description="The address outside: one of snat.addresses, or a further one, which one of the nodes then holds."
+    )
+    port: int = Field(ge=1, le=65535, description="The port outside.", json_schema_extra={"format": "int32"})
+    protocol: Protocol = Field(default="TCP", description="TCP or UDP.")
+    to: PublishTarget = Field(description="The pods that it leads to, as long as they are Ready.")
+
+
 class GatewaySpec(Model):
     """The desired state of a gateway."""
+
+    model_config = ConfigDict(json_schema_extra=rules(PUBLISH_NEEDS_SNAT, PUBLISHED_ONCE, PORT_ONCE))
 
     vpc: VpcReference = Field(description="The VPC, of the gateway's own namespace.")
     node_selector: dict[str, str] = Field(
@@ -68,6 +121,9 @@ class GatewaySpec(Model):
         description="The address families that are led out. Left out: those of the VPC's networks.",
     )
     snat: Snat = Field(default_factory=Snat, description="Source addresses of the VPC's packets outside.")
+    publish: tuple[PublishEntry, ...] = Field(
+        default=(), max_length=MAX_PUBLISHED, description="Ports outside that lead to pods of the VPC."
+    )
 
 
 class GatewayNode(Model):
@@ -80,6 +136,26 @@ class GatewayNode(Model):
     )
     ready: bool = Field(
         default=False, description="Whether the node reports that its kernel has the way out."
+    )
+
+
+class PublishedEntry(Model):
+    """An entry of spec.publish, with its node and pods."""
+
+    name: str = Field(description="The entry's name.", max_length=63)
+    address: Address = Field(description="The address outside.")
+    port: int = Field(description="The port outside.", json_schema_extra={"format": "int32"})
+    protocol: Protocol = Field(default="TCP", description="TCP or UDP.")
+    node: str = Field(
+        default="", description="The Node that holds the address; empty while there is none.", max_length=253
+    )
+    inside: Address | None = Field(
+        default=None,
+        description="The address of the VPC that its pods see as the source: a VPCPolicy has to allow it.",
+    )
+    target_port: int = Field(description="The pods' port.", json_schema_extra={"format": "int32"})
+    endpoints: tuple[Address, ...] = Field(
+        default=(), max_length=MAX_ENDPOINTS, description="The addresses of the ready pods."
     )
 
 
@@ -106,6 +182,11 @@ class GatewayStatus(Model):
     nodes: tuple[GatewayNode, ...] = Field(
         default=(), max_length=MAX_REPLICAS, description="The nodes that lead out, and what each holds."
     )
+    published: tuple[PublishedEntry, ...] = Field(
+        default=(),
+        max_length=MAX_PUBLISHED,
+        description="The entries of spec.publish, with their nodes and pods.",
+    )
     conditions: tuple[Condition, ...] = Field(
         default=(), max_length=16, description="The gateway's conditions, one entry a type."
     )
@@ -117,7 +198,7 @@ class GatewayStatus(Model):
 
 
 class VpcGateway(Model):
-    """A way out of a VPC, by some of the cluster's nodes."""
+    """A way out of a VPC by some of the cluster's nodes, and in to its published ports."""
 
     KIND: ClassVar = "VPCGateway"
     PLURAL: ClassVar = "vpcgateways"

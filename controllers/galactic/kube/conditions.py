@@ -29,6 +29,8 @@ PEERED: Final = "Peered"
 """Of a VPC: absent unless it names peers, or a VPC names it."""
 REDUNDANT: Final = "Redundant"
 """Of a VPCGateway: whether as many nodes lead out as it asks for."""
+PUBLISHED: Final = "Published"
+"""Of a VPCGateway: absent unless it publishes ports. Whether each leads to a ready pod."""
 MULTUS: Final = "MultusConfigured"
 """Of a NodeSegment, written by its node: absent where the node does not check Multus."""
 

@@ -165,15 +165,17 @@ class Addresses:
         """Releases all of the holder's networks. True if it had any."""
         return self.claim(holder, ())
 
-    def allocate(self, networks: Sequence[Network]) -> tuple[Interface, ...]:
-        """A free address for each family of the networks, not yet claimed.
+    def allocate(
+        self, networks: Sequence[Network], versions: Collection[int] = (4, 6)
+    ) -> tuple[Interface, ...]:
+        """A free address for each of those families that the networks have, not yet claimed.
 
         Raises NotYet when a family has none left.
         """
         for network in [network for network in self._free if network not in networks]:
             del self._free[network]
         result = []
-        for version in sorted({network.version for network in networks}):
+        for version in sorted({network.version for network in networks}.intersection(versions)):
             family = [network for network in networks if network.version == version]
             for network in family:
                 free = self._free.setdefault(network, _Free(network))

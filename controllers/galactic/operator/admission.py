@@ -19,7 +19,7 @@ from galactic.operator.vpcs import Vpcs, count_delay
 from galactic.validation.accepting import accepted, declined
 from galactic.validation.attachment import ParsedAttachment, outside, parse_attachment
 from galactic.validation.grants import granted, may_terminate, refusal, termination_refusal
-from galactic.validation.holders import NESTED, named, unnested
+from galactic.validation.holders import GATEWAY, NESTED, named, unnested
 from galactic.validation.networks import Interface, Network, host
 
 
@@ -237,7 +237,9 @@ class Admission:
         caches, addresses = self._context.caches, self._context.allocator.of(vpc).addresses
         for network in networks:
             holder = addresses.holder(network)
-            if holder not in (None, key) and caches.attachments.get(holder) is None:
+            if holder is None or holder == key or holder[1].startswith(GATEWAY):
+                continue
+            if caches.attachments.get(holder) is None:
                 nodes = ", ".join(caches.reporters(holder)) or "its node"
                 raise Held(
                     f"{network} is held by {named('VPCAttachment', holder, key[0], vpc[0])}, which was deleted and is "

@@ -1,4 +1,4 @@
-"""The reconciler of VPCGateways: identifier, nodes, addresses, and destinations that are not led to.
+"""The reconciler of VPCGateways: identifier, nodes, addresses, published ports, and destinations that are not led to.
 
 Nodes act by the status alone (docs/design/gateways.md): so no tenant chooses a node, an address or a destination that
 is not checked here.
@@ -6,8 +6,8 @@ is not checked here.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv6Network, collapse_addresses, ip_address, ip_network
-from typing import Any, Final
+from ipaddress import IPv6Network, collapse_addresses, ip_address
+from typing import Any
 
 import structlog
 
@@ -15,23 +15,22 @@ from galactic.crds.nodesegment import NodeSegment
 from galactic.crds.vpc import Vpc
 from galactic.crds.vpcgateway import MAX_FORBIDDEN, GatewayNode, GatewayStatus, VpcGateway
 from galactic.errors import NotYet, Rejected
-from galactic.kube.api import Key, NotFound, Object
-from galactic.kube.conditions import ACCEPTED, READY, REDUNDANT, State, conditions, now, reason_of
-from galactic.kube.resources import ENDPOINT_SLICES, SERVICE_CIDRS, VPC_GATEWAYS
+from galactic.kube.api import Key
+from galactic.kube.conditions import ACCEPTED, PUBLISHED, READY, REDUNDANT, State, conditions, now, reason_of
+from galactic.kube.resources import VPC_GATEWAYS
 from galactic.names import function_hex, parse_function, parse_vpc, vpc_hex
+from galactic.operator.cluster_networks import ClusterNetworks
 from galactic.operator.context import ReconcileContext
 from galactic.operator.gateway_nodes import chosen, spread
-from galactic.operator.objects import Invalid, Node, status_of
+from galactic.operator.objects import Invalid, status_of
+from galactic.operator.published import Members, Published, condition, insides, restored
 from galactic.operator.segments import obstacle
 from galactic.srv6 import parse_prefix, sid
 from galactic.validation.gateways import Owned, ParsedGateway, disjoint, parse_gateway, routable
-from galactic.validation.networks import Network, parse_networks
+from galactic.validation.holders import GATEWAY
+from galactic.validation.networks import Address, Network, parse_networks
 
 log = structlog.get_logger(__name__)
-CLUSTER_SECONDS: Final = 60.0
-"""For which the networks of Services and the API server's addresses are remembered."""
-HOLDER: Final = "gateway/"
-"""Before the name of a gateway among the holders of a VPC's identifiers: no attachment has a slash in its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +41,7 @@ class _Placed:
     families: tuple[int, ...]
     networks: tuple[Network, ...]
     nodes: tuple[GatewayNode, ...]
+    holders: Mapping[Address, str]  # published address → node
 
 
 class Gateways:
@@ -49,7 +49,7 @@ class Gateways:
 
     def __init__(self, context: ReconcileContext) -> None:
         self._context = context
-        self._cluster: tuple[float, tuple[Owned, ...]] = (0.0, ())
+        self._networks = ClusterNetworks(context)
 
     async def reconcile(self, key: Key) -> None:
         context = self._context
@@ -62,16 +62,19 @@ class Gateways:
         try:
             if isinstance(gateway, Invalid):
                 raise gateway.problem
-            owned = await self._owned()
+            owned = await self._networks.owned()
             placed = self._placed(key, gateway, owned)
         except (Rejected, NotYet) as error:
             state = State("False", reason_of(error), str(error))
             # What is in force stays until it can be decided again; what was refused leads nowhere.
-            after = {} if isinstance(error, NotYet) else {"nodes": [], "forbidden": []}
+            after = {} if isinstance(error, NotYet) else {"nodes": [], "forbidden": [], "published": []}
             accepted = (
                 state if isinstance(error, Rejected) else State("True", "Valid", "the specification is valid")
             )
-            after |= {"ready": False, "conditions": {ACCEPTED: accepted, READY: state, REDUNDANT: None}}
+            after |= {
+                "ready": False,
+                "conditions": {ACCEPTED: accepted, READY: state, REDUNDANT: None, PUBLISHED: None},
+            }
             if isinstance(error, Rejected):
                 self._release(key)
         else:
@@ -92,14 +95,15 @@ class Gateways:
             )
         networks = parse_networks(vpc.spec.networks, rules.srv6_block)
         families = parsed.families or tuple(sorted({network.version for network in networks}))
+        _in_families(parsed, networks)
         self._sole(key, gateway, parsed)
         if parsed.snat:
-            disjoint(parsed.addresses, owned)
+            disjoint(parsed.fields, owned)
         else:
             routable((one for one in networks if one.version in families), rules.gateway_addresses, owned)
         self._identify(key, gateway, parsed.vpc)
         nodes = self._nodes(key, gateway, parsed)
-        return _Placed(parsed, families, networks, nodes)
+        return _Placed(parsed, families, networks, nodes, _holders(gateway, parsed, nodes))
 
     def _sole(self, key: Key, gateway: VpcGateway, parsed: ParsedGateway) -> None:
         """Raises Rejected where an older gateway has the VPC, or one of the addresses."""
@@ -117,7 +121,8 @@ class Gateways:
                     reason="VPCHasGateway",
                     field="spec.vpc",
                 )
-            taken = {*map(str, parsed.addresses)} & {*map(_canonical, other.spec.snat.addresses)}
+            held = {*other.spec.snat.addresses, *(entry.address for entry in other.spec.publish)}
+            taken = {*map(str, parsed.fields)} & {*map(_canonical, held)}
             if taken:
                 where = (
                     f"VPCGateway {other_key[1]}"
@@ -127,12 +132,12 @@ class Gateways:
                 raise Rejected(
                     f"{min(taken)} is held by {where}; give another address",
                     reason="AddressTaken",
-                    field="spec.snat.addresses",
+                    field=parsed.fields[ip_address(min(taken))],
                 )
 
     def _identify(self, key: Key, gateway: VpcGateway, vpc: Key) -> int:
         functions = self._context.allocator.of(vpc).functions
-        holder = key[0], HOLDER + key[1]
+        holder = key[0], GATEWAY + key[1]
         present = functions.of(holder)
         if present is None and gateway.status.function:
             try:
@@ -144,11 +149,18 @@ class Gateways:
 
     def _release(self, key: Key) -> None:
         """The gateway's identifier, in whichever VPC it has one."""
-        holder = key[0], HOLDER + key[1]
+        holder = key[0], GATEWAY + key[1]
         for vpc in [vpc for vpc in self._context.caches.vpcs if vpc[0] == key[0]]:
             allocations = self._context.allocator.allocated(vpc)
             if allocations is not None:
                 allocations.functions.release(holder)
+                if allocations.addresses.release(holder):
+                    self._free(vpc)
+
+    def _free(self, vpc: Key) -> None:
+        """Attachments that wait for an address try again."""
+        for attachment in self._context.allocator.of(vpc).blocked:
+            self._context.dirty(("attachment", attachment))
 
     def _nodes(self, key: Key, gateway: VpcGateway, parsed: ParsedGateway) -> tuple[GatewayNode, ...]:
         caches, allocator = self._context.caches, self._context.allocator
@@ -185,7 +197,7 @@ class Gateways:
                 held[name] += addresses
         vpc, function = (
             allocator.vpcs.of(parsed.vpc),
-            allocator.of(parsed.vpc).functions.of((key[0], HOLDER + key[1])),
+            allocator.of(parsed.vpc).functions.of((key[0], GATEWAY + key[1])),
         )
         assert vpc is not None
         assert function is not None
@@ -202,10 +214,11 @@ class Gateways:
     ) -> dict[str, Any]:
         allocator = self._context.allocator
         vpc = allocator.vpcs.of(placed.parsed.vpc)
-        function = allocator.of(placed.parsed.vpc).functions.of((key[0], HOLDER + key[1]))
+        function = allocator.of(placed.parsed.vpc).functions.of((key[0], GATEWAY + key[1]))
         assert vpc is not None
         assert function is not None
         ready, redundant = _states(gateway.spec.replicas, placed)
+        entries = self._published(key, gateway, placed)
         return {
             "ready": ready.status == "True",
             "identifier": vpc_hex(vpc),
@@ -215,12 +228,33 @@ class Gateways:
             "networks": [str(network) for network in placed.networks],
             "forbidden": self._forbidden(owned),
             "nodes": [node.model_dump(by_alias=True, mode="json") for node in placed.nodes],
+            "published": [
+                one.entry.model_dump(by_alias=True, mode="json", exclude_none=True) for one in entries
+            ],
             "conditions": {
                 ACCEPTED: State("True", "Valid", "the specification is valid"),
                 READY: ready,
                 REDUNDANT: redundant,
+                PUBLISHED: condition(entries, {node.node for node in placed.nodes if node.ready}),
             },
         }
+
+    def _published(self, key: Key, gateway: VpcGateway, placed: _Placed) -> list[Published]:
+        """The entries, each with its node, its address inside and its pods."""
+        vpc, holder = placed.parsed.vpc, (key[0], GATEWAY + key[1])
+        allocations = self._context.allocator.of(vpc)
+        inside, released = insides(
+            allocations.addresses, holder, gateway.status, placed.parsed, placed.networks
+        )
+        if released:
+            self._free(vpc)
+        members = Members(
+            self._context.caches, vpc, [member for member in allocations.members if member[0] == key[0]]
+        )
+        return [
+            members.published(one, placed.holders.get(one.address, ""), inside.get(one.address))
+            for one in placed.parsed.publish
+        ]
 
     def _forbidden(self, owned: Sequence[Owned]) -> list[str]:
         """The cluster's networks and those that an administrator forbids, without what is allowed."""
@@ -229,59 +263,6 @@ class Gateways:
         for allowed in rules.gateway_allowed:
             networks = [rest for network in networks for rest in _without(network, allowed)]
         return [str(network) for family in (4, 6) for network in _merged(networks, family)][:MAX_FORBIDDEN]
-
-    async def _owned(self) -> tuple[Owned, ...]:
-        """The cluster's own networks: of Nodes and their pods, of Services, of the API server, and the SRv6 block."""
-        caches, rules = self._context.caches, self._context.rules
-        until, cluster = self._cluster
-        if self._context.clock() >= until:
-            cluster = await self._services()
-            self._cluster = self._context.clock() + CLUSTER_SECONDS, cluster
-        owned = list(cluster)
-        if rules.srv6_block:
-            owned.append(Owned(rules.srv6_block, "the SRv6 block"))
-        for (_, name), node in caches.nodes.items():
-            owned += _of_node(name, node)
-        return tuple(owned)
-
-    async def _services(self) -> tuple[Owned, ...]:
-        owned: list[Owned] = []
-        for ranges in await self._listed(SERVICE_CIDRS):
-            owned += _owned((ranges.get("spec") or {}).get("cidrs") or (), "the cluster's Services")
-        selector = "kubernetes.io/service-name=kubernetes"
-        for part in await self._listed(ENDPOINT_SLICES, "default", selector):
-            for endpoint in part.get("endpoints") or ():
-                owned += _owned(endpoint.get("addresses") or (), "the API server")
-        return tuple(owned)
-
-    async def _listed(
-        self, resource: Any, namespace: str | None = None, labels: str = ""
-    ) -> Sequence[Object]:
-        """The objects; none of a kind that is not served, or that the role of an earlier chart does not permit."""
-        try:
-            return (await self._context.api.list(resource, namespace, labels=labels))[0]
-        except NotFound:
-            return ()
-        except Rejected as error:
-            if error.reason != "Forbidden":
-                raise
-            log.warning("kind not permitted, is the role of an earlier chart?", error=str(error))
-            return ()
-
-
-def _of_node(name: str, node: Node) -> list[Owned]:
-    owned = _owned(node.addresses, f"an address of Node {name}")
-    return owned + _owned(node.pod_networks, f"the pods of Node {name}")
-
-
-def _owned(texts: Sequence[str], owner: str) -> list[Owned]:
-    owned = []
-    for text in texts:
-        try:
-            owned.append(Owned(ip_network(text, strict=False), owner))
-        except ValueError:  # a name
-            continue
-    return owned
 
 
 def _merged(networks: Sequence[Network], family: int) -> Iterable[Network]:
@@ -297,6 +278,30 @@ def _without(network: Network, allowed: Network) -> list[Network]:
     if network.subnet_of(allowed):  # type: ignore[arg-type]
         return []
     return list(network.address_exclude(allowed))  # type: ignore[arg-type]
+
+
+def _in_families(parsed: ParsedGateway, networks: Sequence[Network]) -> None:
+    """Raises Rejected where a port is published of a family that the VPC does not have."""
+    versions = {network.version for network in networks}
+    for index, one in enumerate(parsed.publish):
+        if one.address.version not in versions:
+            raise Rejected(
+                f"{one.address}: the VPC has no IPv{one.address.version} network; give an address of the other family, "
+                "or add a network to the VPC's spec.networks",
+                reason="FamilyMismatch",
+                field=f"spec.publish[{index}].address",
+            )
+
+
+def _holders(gateway: VpcGateway, parsed: ParsedGateway, nodes: Sequence[GatewayNode]) -> dict[Address, str]:
+    """The nodes that hold the published addresses."""
+    holders = {ip_address(text): node.node for node in nodes for text in node.addresses}
+    before = {entry.address: entry.node for entry in gateway.status.published}
+    for family in (4, 6):
+        texts = [str(address) for address in parsed.further if address.version == family]
+        for name, given in spread(texts, [node.node for node in nodes], before).items():
+            holders |= {ip_address(text): name for text in given}
+    return holders
 
 
 def _states(replicas: int, placed: _Placed) -> tuple[State, State]:
@@ -376,7 +381,8 @@ def enter(context: ReconcileContext) -> None:
         try:
             vpc = allocator.vpcs.holder(parse_vpc(gateway.status.identifier))
             if vpc == (key[0], gateway.spec.vpc.name):
-                holder = key[0], HOLDER + key[1]
+                holder = key[0], GATEWAY + key[1]
                 allocator.of(vpc).functions.claim(holder, parse_function(gateway.status.function))
+                restored(allocator.of(vpc).addresses, holder, gateway.status)
         except Rejected as error:
             log.warning("malformed status, allocated again", gateway=key, error=str(error))

@@ -52,6 +52,7 @@ class Triggers(Listener):
         self._policies = PolicyChanges(context.queue, policies)
         self._members: dict[Key, set[Key]] = {}  # VPC → the attachments that name it
         self._places: dict[Key, set[Key]] = {}  # namespace, STATEFUL_SET_LABEL → its attachments
+        self._publishing: dict[str, set[Key]] = {}  # namespace → gateways that publish
 
     def vpc_changed(self, key: Key, old: Vpc | Invalid | None, new: Vpc | Invalid | None) -> None:
         self._queue.add(("vpc", key))
@@ -84,6 +85,7 @@ class Triggers(Listener):
         if old is None or new is None or _spec(old) != _spec(new):
             self._allocator.name(key, after, _named(new))
         self._place(key, old, new)
+        self._publish(key[0], _published_view(old), _published_view(new))
         for pod in self._caches.carriers(key):
             if attachment_view(old) != attachment_view(new):
                 self._select(pod[0], self._caches.pods.get(pod))
@@ -127,8 +129,18 @@ class Triggers(Listener):
         self, key: Key, old: VpcGateway | Invalid | None, new: VpcGateway | Invalid | None
     ) -> None:
         self._queue.add(("gateway", key))
+        publishing = self._publishing.setdefault(key[0], set())
+        if isinstance(new, VpcGateway) and new.spec.publish:
+            publishing.add(key)
+        else:
+            publishing.discard(key)
         if new is None or old is None or _gateway_spec(old) != _gateway_spec(new):
             self._gateways(but=key)  # what it has released another may get
+
+    def _publish(self, namespace: str, before: object, after: object) -> None:
+        """Marks the gateways that may lead to pods of the namespace: of several changes at once they make one."""
+        for gateway in self._publishing.get(namespace, ()) if before != after else ():
+            self._queue.add(("gateway", gateway), SETTLE_SECONDS)
 
     def _gateways(self, but: Key | None = None) -> None:
         """All of them: there are few."""
@@ -194,6 +206,7 @@ class Triggers(Listener):
         self._index.pod(key, exists=new is not None)
         if pod_view(old) != pod_view(new):
             self._select(key[0], old, new)
+        self._publish(key[0], pod_view(old), pod_view(new))
         for pod in (old, new):
             if pod is not None and (delay := _delay(old, new)) is not None:
                 for attachment in ((key[0], name) for name in pod.attachments):
@@ -231,6 +244,13 @@ def _named(attachment: VpcAttachment | Invalid | None) -> frozenset[Network]:
     with contextlib.suppress(ValueError):
         return frozenset(host(ip_interface(text).ip) for text in attachment.spec.interface.addresses)
     return frozenset()
+
+
+def _published_view(attachment: VpcAttachment | Invalid | None) -> object:
+    """The part of an attachment that published ports depend on."""
+    if not isinstance(attachment, VpcAttachment):
+        return None
+    return attachment.metadata.labels, attachment_view(attachment)
 
 
 def _gateway_spec(gateway: VpcGateway | Invalid) -> object:

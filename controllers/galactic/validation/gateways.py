@@ -1,11 +1,11 @@
-"""Checks a VPCGateway: its addresses, its families, and that it takes nothing of the cluster's own."""
+"""Checks a VPCGateway: its addresses, families and published ports, and that it takes nothing of the cluster's own."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv6Network
 from typing import Final
 
-from galactic.crds.vpcgateway import VpcGateway
+from galactic.crds.vpcgateway import PublishEntry, VpcGateway
 from galactic.errors import Rejected
 from galactic.validation.networks import (
     Address,
@@ -16,20 +16,47 @@ from galactic.validation.networks import (
     refuse_reserved,
     within,
 )
+from galactic.validation.policies import Selector, canonical
 from galactic.validation.references import check_kind, referenced
 
 FAMILIES: Final = {"IPv4": 4, "IPv6": 6}
 ADDRESSES: Final = "spec.snat.addresses"
+PUBLISH: Final = "spec.publish"
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """A published port, and the port of the pods that it leads to."""
+
+    name: str
+    address: Address
+    port: int
+    protocol: str
+    selector: Selector
+    target: int
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedGateway:
-    """``vpc``: namespace and name. ``families``: empty for those of the VPC's networks."""
+    """``vpc``: namespace and name. ``families``: empty for those of the VPC's networks. ``addresses``: for SNAT."""
 
     vpc: tuple[str, str]
     families: tuple[int, ...]
     snat: bool
     addresses: tuple[Address, ...]
+    publish: tuple[Publish, ...] = ()
+
+    @property
+    def further(self) -> tuple[Address, ...]:
+        """Published addresses that no packet of the VPC's own leaves with."""
+        further = (one.address for one in self.publish if one.address not in self.addresses)
+        return tuple(dict.fromkeys(further))
+
+    @property
+    def fields(self) -> dict[Address, str]:
+        """All addresses, each with its first field."""
+        fields = {one.address: f"{PUBLISH}[{index}].address" for index, one in enumerate(self.publish)}
+        return fields | {address: f"{ADDRESSES}[{index}]" for index, address in enumerate(self.addresses)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +116,58 @@ def parse_gateway(
             reason="AddressesMissing",
             field=ADDRESSES,
         )
-    return ParsedGateway(vpc, families, spec.snat.enabled, tuple(addresses))
+    publish = tuple(
+        _published(entry, f"{PUBLISH}[{index}]", families, pool, srv6_block)
+        for index, entry in enumerate(spec.publish)
+    )
+    if publish and not spec.snat.enabled:
+        raise Rejected(
+            f"{publish[0].name} has no effect with snat.enabled: false; remove it, or write enabled: true",
+            reason="SnatDisabled",
+            field=PUBLISH,
+        )
+    _distinct(publish)
+    return ParsedGateway(vpc, families, spec.snat.enabled, tuple(addresses), publish)
+
+
+def _published(
+    entry: PublishEntry,
+    field: str,
+    families: Sequence[int],
+    pool: Sequence[Network],
+    srv6_block: IPv6Network | None,
+) -> Publish:
+    address = _address(entry.address, f"{field}.address", pool, srv6_block)
+    if families and address.version not in families:
+        raise Rejected(
+            f"{entry.address} is of a family that spec.families lacks; give another, or add IPv{address.version}",
+            reason="FamilyMismatch",
+            field=f"{field}.address",
+        )
+    selector = canonical(entry.to.attachment_selector, f"{field}.to.attachmentSelector")
+    target = entry.to.port or entry.port
+    return Publish(entry.name, address, entry.port, entry.protocol, selector, target)
+
+
+def _distinct(publish: Sequence[Publish]) -> None:
+    names: set[str] = set()
+    ports: dict[tuple[Address, int, str], str] = {}
+    for index, one in enumerate(publish):
+        if one.name in names:
+            raise Rejected(
+                f"{one.name} is there twice; give each entry a name of its own",
+                reason="DuplicateName",
+                field=f"{PUBLISH}[{index}].name",
+            )
+        names.add(one.name)
+        first = ports.setdefault((one.address, one.port, one.protocol), one.name)
+        if first != one.name:
+            raise Rejected(
+                f"{one.port}/{one.protocol} of {one.address} is published by {first} already; give another port or "
+                "address, or remove one of the two",
+                reason="DuplicatePort",
+                field=f"{PUBLISH}[{index}].port",
+            )
 
 
 def _address(text: str, field: str, pool: Sequence[Network], srv6_block: IPv6Network | None) -> Address:
@@ -112,16 +190,18 @@ def _address(text: str, field: str, pool: Sequence[Network], srv6_block: IPv6Net
     return address
 
 
-def disjoint(addresses: Iterable[Address], owned: Iterable[Owned]) -> None:
-    """Raises Rejected when an address is one of the cluster's own: packets to it would go into the VPC."""
+def disjoint(addresses: Mapping[Address, str], owned: Iterable[Owned]) -> None:
+    """Raises Rejected when an address is one of the cluster's own: packets to it would go into the VPC. ``addresses``:
+    each with its field.
+    """
     owned = tuple(owned)
-    for index, address in enumerate(addresses):
+    for address, field in addresses.items():
         for one in owned:
             if address in one.network:
                 raise Rejected(
                     f"{address} is in {one.network}, {one.owner}; give an address that nothing else has",
                     reason="AddressInUse",
-                    field=f"{ADDRESSES}[{index}]",
+                    field=field,
                 )
 
 

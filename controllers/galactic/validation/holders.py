@@ -12,11 +12,19 @@ NESTED: Final = "Nested"
 """The reason of ``unnested``."""
 
 
+GATEWAY: Final = "gateway/"
+"""Before the name of a gateway among the holders of a VPC's identifiers and addresses: no attachment has a slash in its
+name.
+"""
+
+
 def named(kind: str, holder: tuple[str, str], asker: str, owner: str = "") -> str:
     """Kind and name of the holder, if the namespace ``asker`` is the holder's own or the VPC's (``owner``).
 
     Other namespaces do not learn each other's names.
     """
+    if holder[1].startswith(GATEWAY):
+        kind, holder = "VPCGateway", (holder[0], holder[1].removeprefix(GATEWAY))
     if asker in (holder[0], owner):
         return f"{kind} {holder[0]}/{holder[1]}"
     return f"a {kind} of another namespace"

@@ -286,6 +286,7 @@ class Dataplane:
         if not vpcs:
             return None
         tables = {self._tables[vpc] for vpc in vpcs if vpc in self._tables}
+        tables |= {table + plan.TABLES for table in tables}  # of VRFs of gateways
         return Objects(
             links={name: link for name, link in wanted.links.delete.items() if _vpc(name) in vpcs},
             addresses={key: flag for key, flag in wanted.addresses.delete.items() if _vpc(key[0]) in vpcs},

@@ -4,6 +4,10 @@ The pair of devices E (in the VRF) and M (in no VRF) separates the two: what con
 E, and packets pass M with the gateway's address. ``GALACTIC-…`` chains (galactic.linux.firewall) treat both as devices
 of tenants.
 
+Pods' packets come from the VPC's VRF. With published addresses they come from I instead, in the gateway's own VRF: the
+destination is translated where packets enter by E, the source where they leave by I
+(``galactic.node.dataplane.published_rules``).
+
 Connections are tracked between VRF and E only, in a zone of the VPC: VPCs may have equal addresses. Zones are set ahead
 of those chains (priority -300), which exclude from tracking what has no zone. On M's side no packet is tracked, so that
 no NAT of the host applies to it; nor does any apply in the VRF, as the first NAT chain decides.
@@ -17,7 +21,8 @@ from typing import Final
 from galactic import names
 from galactic.linux.nftables import Chain, Set, Table
 from galactic.linux.objects import Address, Network
-from galactic.node.state.gateways import Exit, Gateway
+from galactic.node.dataplane import published_rules
+from galactic.node.state.gateways import Exit, Gateway, Published
 
 TABLE: Final = "inet galactic-gateways"
 ZONES: Final = 65535
@@ -37,6 +42,11 @@ class WayOut:
 
     gateway: Gateway
     exit: Exit
+
+    @property
+    def published(self) -> tuple[Published, ...]:
+        """The published ports here."""
+        return self.gateway.held(self.exit.node)
 
 
 def zones(vpcs: Iterable[int]) -> dict[int, int]:
@@ -69,12 +79,16 @@ def table(ways: Iterable[WayOut]) -> Table:
         _sets(gateway, sets)
         vrf, out, main = _devices(gateway)
         before += _before(way, zone[gateway.vpc])
+        forwarded += published_rules.refused(main, way.published)
         forwarded += _forwarded(gateway)
         if gateway.snat:
             tracked += [
                 f'iifname "{vrf}" meta nfproto ipv{family} dnat {IP[family]} to {IP[family]} daddr'
                 for family in sorted(gateway.families)
             ]
+            tracked += published_rules.destinations(out, way.published)
+            translated += published_rules.sources(gateway, way.published)
+            replies += published_rules.admitted(gateway, way.published)
             replies += [
                 f'iifname "{out}" ip6 saddr fe80::/10 accept',
                 f'iifname "{out}" ct state != {{ established, related }} drop',
@@ -98,9 +112,10 @@ def table(ways: Iterable[WayOut]) -> Table:
 
 
 def _devices(gateway: Gateway) -> tuple[str, str, str]:
-    """VRF, E and M."""
+    """The device that pods' packets come from, E and M."""
     number = gateway.vpc, gateway.function
-    return names.vrf(gateway.vpc), names.exit_end(*number), names.main_end(*number)
+    inside = names.inner_end(*number) if gateway.published else names.vrf(gateway.vpc)
+    return inside, names.exit_end(*number), names.main_end(*number)
 
 
 def _networks(gateway: Gateway, family: int) -> str:
@@ -127,11 +142,12 @@ def _elements(networks: Iterable[Network]) -> Mapping[str, str]:
 def _before(way: WayOut, zone: int) -> list[str]:
     gateway = way.gateway
     vrf, out, _ = _devices(gateway)
-    rules = []
+    rules = published_rules.tracked(vrf, way.published, zone)
+    within = "drop" if gateway.published else "accept"  # from I it would go round
     for family in (4, 6):
         ip = IP[family]
         rules += [
-            f'iifname "{vrf}" {ip} daddr @{_networks(gateway, family)} accept',
+            f'iifname "{vrf}" {ip} daddr @{_networks(gateway, family)} {within}',
             f'iifname "{vrf}" {ip} daddr {{ {", ".join(ALWAYS[family])} }} accept',
             f'iifname "{vrf}" {ip} daddr @{_forbidden(gateway, family)} drop',
         ]
@@ -148,7 +164,8 @@ def _main(way: WayOut, main: str) -> list[str]:
         f'iifname "{main}" notrack',
     ]
     held: dict[int, list[str]] = {4: [], 6: []}
-    for address in way.exit.addresses if way.gateway.snat else ():
+    addresses = {*way.exit.addresses, *(one.address for one in way.published)}
+    for address in sorted(addresses, key=str) if way.gateway.snat else ():
         held[address.version].append(str(address))
     if not way.gateway.snat:
         held = {family: [str(network) for network in way.gateway.of(family)] for family in (4, 6)}
@@ -165,9 +182,11 @@ def _forwarded(gateway: Gateway) -> list[str]:
     rules = []
     for family in (4, 6):
         ip = IP[family]
+        rules += [f'oifname "{out}" {ip} daddr {{ {", ".join(ALWAYS[family])} }} drop']
+        if gateway.published:
+            rules += [f'oifname "{out}" meta nfproto ipv{family} ct status dnat ct direction reply accept']
         rules += [
             f'oifname "{out}" {ip} saddr != @{_networks(gateway, family)} drop',
-            f'oifname "{out}" {ip} daddr {{ {", ".join(ALWAYS[family])} }} drop',
             f'oifname "{out}" {ip} daddr @{_forbidden(gateway, family)} drop',
         ]
     if gateway.snat:

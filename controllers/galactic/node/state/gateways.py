@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address, IPv6Network, ip_address, ip_network
 
 from galactic import srv6
-from galactic.crds.vpcgateway import VpcGateway
+from galactic.crds.vpcgateway import PublishedEntry, VpcGateway
 from galactic.linux.objects import Address, Network
 from galactic.names import parse_function, parse_vpc
 from galactic.srv6 import parse_sid
@@ -28,6 +28,21 @@ class Exit:
 
 
 @dataclass(frozen=True, slots=True)
+class Published:
+    """An address and port outside that lead to ready pods. ``node``: the holder of the address. ``inside``: the source
+    that pods see. ``protocol``: tcp or udp. ``target``: the pods' port.
+    """
+
+    address: Address
+    port: int
+    protocol: str
+    node: str
+    inside: Address
+    target: int
+    endpoints: tuple[Address, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Gateway:
     """``families``: 4, 6. ``forbidden``: destinations that are not led to."""
 
@@ -39,6 +54,11 @@ class Gateway:
     networks: tuple[Network, ...]
     forbidden: tuple[Network, ...]
     exits: tuple[Exit, ...]
+    published: tuple[Published, ...] = ()
+
+    def held(self, node: str) -> tuple[Published, ...]:
+        """The entries whose address that node holds."""
+        return tuple(one for one in self.published if one.node == node)
 
     def here(self, node: str) -> Exit | None:
         """The exit on that node."""
@@ -82,7 +102,22 @@ def gateway_of(stored: VpcGateway) -> Gateway | None:
         tuple(map(ip_network, status.networks)),
         tuple(map(ip_network, status.forbidden)),
         tuple(exits),
+        tuple(_published(status.published)) if status.snat else (),
     )
+
+
+def _published(entries: Iterable[PublishedEntry]) -> Iterable[Published]:
+    """Those that lead somewhere: an entry without a node or an inside address is not in force yet."""
+    for entry in entries:
+        if not (entry.node and entry.inside):
+            continue
+        address, inside = ip_address(entry.address), ip_address(entry.inside)
+        endpoints = tuple(map(ip_address, entry.endpoints))
+        if {inside.version, *(one.version for one in endpoints)} != {address.version}:
+            raise ValueError(f"{entry.address} leads to addresses of another family")
+        yield Published(
+            address, entry.port, entry.protocol.lower(), entry.node, inside, entry.target_port, endpoints
+        )
 
 
 def by_vpc(gateways: Iterable[Gateway]) -> dict[int, Gateway]:

@@ -35,17 +35,22 @@ def endpoints(service: VpcService, pod: Pod, attachments: Iterable[VpcAttachment
     for attachment in attachments:
         if not _carries(pod, attachment, vpc):
             continue
-        serving = pod.backend.ready and _attached(attachment)
-        terminating = pod.metadata.deletion_timestamp is not None
+        serving, terminating = _serving(pod, attachment), _terminating(pod)
         conditions = {
             "ready": service.not_ready_too or (serving and not terminating),
             "serving": serving,
             "terminating": terminating,
         }
-        for address in _addresses(attachment):
+        for address in addresses(attachment):
             group = Group(FAMILIES[address.version], ports(service, pod))
             body = _body(service, pod, str(address.ip), conditions)
             yield Placed(group, Endpoint(pod.metadata.uid, str(address.ip), body))
+
+
+def ready(pod: Pod, attachment: VpcAttachment, vpc: Key) -> bool:
+    """Whether the Pod serves at the attachment's addresses in that VPC, and goes on to."""
+    live = pod.live and pod.node and not _terminating(pod)
+    return bool(live) and _carries(pod, attachment, vpc) and _serving(pod, attachment)
 
 
 def ports(service: VpcService, pod: Pod) -> tuple[Port, ...]:
@@ -100,6 +105,14 @@ def _carries(pod: Pod, attachment: VpcAttachment, vpc: Key) -> bool:
     return settled_vpc(attachment) == vpc and any(carrier.uid == pod.metadata.uid for carrier in carriers)
 
 
+def _serving(pod: Pod, attachment: VpcAttachment) -> bool:
+    return pod.backend.ready and _attached(attachment)
+
+
+def _terminating(pod: Pod) -> bool:
+    return pod.metadata.deletion_timestamp is not None
+
+
 def _attached(attachment: VpcAttachment) -> bool:
     """Whether no pod of it is known to run without its VPC interface."""
     return not any(
@@ -108,7 +121,8 @@ def _attached(attachment: VpcAttachment) -> bool:
     )
 
 
-def _addresses(attachment: VpcAttachment) -> list[Any]:
+def addresses(attachment: VpcAttachment) -> list[Any]:
+    """The addresses that an attachment has, with their lengths."""
     try:
         return [ip_interface(text) for text in attachment.status.addresses]
     except ValueError:
