@@ -3,6 +3,7 @@ else. VPC 1 has pods on node 1 and on node 2, which holds the addresses; VPC 2 h
 """
 
 import asyncio
+import json
 import socket
 import threading
 from contextlib import ExitStack, contextmanager, suppress
@@ -204,14 +205,22 @@ def test_the_address_inside_leads_nowhere_by_itself(net, sh, family):
     net.lead([publishing(), gateway(2)])
     assert answers(net, "tcp", family, tries=1)
     unused = {4: "10.1.1.77", 6: "2001:10:1:1::77"}[family]
+    join = names.join_end(1, FUNCTION)
     for pod in ("1", "2"):
         for address in (INSIDE[family], unused):
+            before = sent(sh, net.nodes[2], join)
             assert " 0 received" in sh(net.pods[pod], f"ping -n -c2 -i0.3 -W1 {address}", check=False)
+            assert sent(sh, net.nodes[2], join) - before < 20, "it goes round"
         assert ask(net.pods[pod], "tcp", INSIDE[family]) in ("", "refused")
     via = {4: ("198.51.100.1", "10.200.2.2"), 6: ("2001:db8:7::1", "fd00:2::2")}[family]
     sh(net.outside, f"ip route replace {INSIDE[family]} via {via[0]}")
     sh(net.fabric, f"ip route replace {INSIDE[family]} via {via[1]}")
     assert ask(net.outside, "tcp", INSIDE[family]) == ""
+
+
+def sent(sh, space, device) -> int:
+    """Packets that a device has sent."""
+    return json.loads(sh(space, f"ip -j -s link show dev {device}"))[0]["stats64"]["tx"]["packets"]
 
 
 @FAMILIES

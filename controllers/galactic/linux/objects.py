@@ -6,7 +6,8 @@ have names, never indexes: a plan exists before its devices do.
 
 import struct
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
@@ -254,7 +255,16 @@ class Change:
 
 
 def change(desired: Objects, actual: Objects) -> Change:
-    """Desired minus actual."""
+    """Desired minus actual. A device that gets another VRF is set down and up by that: its IPv6 addresses, routes and
+    neighbours are set again.
+    """
+    moved = {
+        name
+        for name, link in desired.links.items()
+        if (present := actual.links.get(name)) is not None and present.master != link.master
+    }
+    if moved:
+        actual = _moved(actual, desired, moved)
     links = diff(_comparable(desired.links, actual.links), _comparable(actual.links, {}))
     for name, link in links.set.items():  # whose other end may have to follow
         links.set[name] = link._replace(peer=desired.links[name].peer)
@@ -266,6 +276,30 @@ def change(desired: Objects, actual: Objects) -> Change:
         sysctls=diff(desired.sysctls, actual.sysctls),
         lookups=diff(desired.lookups, actual.lookups),
         neighbours=diff(desired.neighbours, actual.neighbours),
+    )
+
+
+def _moved(actual: Objects, desired: Objects, devices: AbstractSet[str]) -> Objects:
+    """The objects that are left when devices were set down; surplus ones as well, which are to be deleted."""
+
+    def lost(target: RouteTarget) -> bool:
+        return isinstance(target, Direct | Via) and target.device in devices
+
+    return replace(
+        actual,
+        addresses={
+            key: flag
+            for key, flag in actual.addresses.items()
+            if not (key[0] in devices and key[1].version == 6 and key in desired.addresses)
+        },
+        routes={
+            key: target
+            for key, target in actual.routes.items()
+            if not (lost(target) and key in desired.routes)
+        },
+        neighbours={
+            key: None for key in actual.neighbours if not (key[0] in devices and key in desired.neighbours)
+        },
     )
 
 
