@@ -9,6 +9,7 @@ import threading
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from ipaddress import ip_address
+from types import SimpleNamespace
 
 import pytest
 from gateway_net import (
@@ -21,13 +22,16 @@ from gateway_net import (
     gateway,
     held,
     planned,
+    prefix,
     state,
 )
 from two_nodes import path_of
 
 from galactic import names
+from galactic.linux import connections as connections_of
 from galactic.linux.kernel import LinuxKernel
 from galactic.linux.objects import change
+from galactic.node.dataplane.gateway_rules import WayOut, served
 from galactic.node.state.gateways import Published
 
 pytestmark = [pytest.mark.vrf, pytest.mark.every_kernel]
@@ -216,6 +220,43 @@ def test_the_address_inside_leads_nowhere_by_itself(net, sh, family):
     sh(net.outside, f"ip route replace {INSIDE[family]} via {via[0]}")
     sh(net.fabric, f"ip route replace {INSIDE[family]} via {via[1]}")
     assert ask(net.outside, "tcp", INSIDE[family]) == ""
+
+
+@FAMILIES
+def test_udp_clients_get_another_pod_when_theirs_is_gone(net, family):
+    """By the same socket: its flow stays with a pod that serves, and is led elsewhere afterwards."""
+    address = held(1, 2)[family]
+
+    def connect():
+        made = socket.socket(socket.AF_INET6 if family == 6 else socket.AF_INET, socket.SOCK_DGRAM)
+        made.settimeout(2)
+        made.connect((address, OUT))
+        return made
+
+    def released():
+        known = state(2, made.gateways)
+        ways = [WayOut(one, known.exit_here(vpc, prefix(2))) for vpc, one in known.all.items()]
+        return net.nodes[2].run(lambda: connections_of.release(served(ways)))
+
+    made = SimpleNamespace(gateways=[publishing(pods=("1",)), gateway(2)])
+    net.lead(made.gateways)
+    assert answers(net, "udp", family, tries=1)
+    with net.outside.run(connect) as client:
+        assert asked(client).startswith("1 ")
+        made.gateways = [publishing(pods=("1", "2")), gateway(2)]
+        net.lead(made.gateways)
+        assert released() == 0
+        assert asked(client).startswith("1 ")
+        made.gateways = [publishing(pods=("2",)), gateway(2)]
+        net.lead(made.gateways)
+        assert asked(client).startswith("1 "), "the kernel keeps it there"
+        assert released() >= 1
+        assert asked(client).startswith("2 ")
+
+
+def asked(client) -> str:
+    client.send(b"?")
+    return client.recv(100).decode()
 
 
 def sent(sh, space, device) -> int:

@@ -20,6 +20,7 @@ preflight              what this kernel supports, tried in a temporary namespace
 firewall               the packet filter's rules; ``iptables`` is the process that writes them
 legacy, nft            its two backends
 nftables, kept_table   tables of nftables of Galactic's own, and the program ``nft``; one that stays as written
+connections            entries of connection tracking that lead to hosts which serve no more
 foreign_chains         chains of other programs that drop packets of VPCs
 precedence             rules of other programs ahead of Galactic's jumps
 foreign_rules          the rules of such chains, as conditions on a packet

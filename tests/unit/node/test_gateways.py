@@ -1,6 +1,7 @@
 """Ways out of VPCs: shares of exits, routes, rules, and which nodes answer."""
 
 import asyncio
+from dataclasses import replace
 from ipaddress import IPv6Address, IPv6Network, ip_address, ip_network
 from itertools import accumulate, pairwise
 
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from galactic import names, srv6
+from galactic.errors import Unreachable
 from galactic.linux.nftables import Present, Table
 from galactic.linux.objects import MAIN_TABLE, WAY_OUT_METRIC, Balanced, Encap, EndDT46, Via, route_key
 from galactic.node.dataplane import gateway_filter, gateway_routes
@@ -20,7 +22,7 @@ from galactic.node.dataplane.plan import Host
 from galactic.node.kubernetes.gateways import GatewayWatch, kept, parsed, restore
 from galactic.node.state.checkpoint import Checkpoint
 from galactic.node.state.epoch import Clock
-from galactic.node.state.gateways import Exit, Gateway, GatewayState
+from galactic.node.state.gateways import Exit, Gateway, GatewayState, Published
 from galactic.node.state.store import Store
 
 VPC, FUNCTION, TABLE_NUMBER = 1234, 0x64, 1_000_001_234
@@ -282,6 +284,32 @@ async def test_a_reported_change_is_put_back_before_the_next_round(store, monkey
                 await asyncio.sleep(0.001)
     finally:
         task.cancel()
+
+
+def udp(*endpoints):
+    pods = tuple(map(ip_address, endpoints))
+    inside = ip_address("10.1.1.130")
+    return Published(ip_address("203.0.113.1"), 53, "udp", "node-1", inside, 5353, pods)
+
+
+async def test_flows_to_pods_that_serve_no_more_are_released_after_the_rules(store):
+    nft, released = Nft(), []
+
+    def release(serving):
+        (pods,) = serving.values()
+        released.append((len(nft.scripts), sorted(map(str, pods))))
+        if len(released) == 2:
+            raise Unreachable("nf_conntrack", "no such module")
+        return 0
+
+    rules = GatewayFilter(nft, store, nothing, lambda _: True, release)
+    for number, published in enumerate(([udp("10.1.1.1")], [udp()], [])):
+        made = replace(gateway(exit_(1, "203.0.113.1")), published=tuple(published))
+        store.set_gateways({VPC: made})
+        await rules.round(float(number))
+        await rules.round(number + 0.5)
+    assert released == [(1, ["10.1.1.1"]), (2, []), (3, [])]
+    assert store.gateways.filtered == {VPC}
 
 
 def stored(name="g", nodes=None, **status):

@@ -6,14 +6,17 @@ them.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 import structlog
 
 from galactic.errors import GalacticError
+from galactic.linux.connections import Service, release
 from galactic.linux.kept_table import KeptTable, Kernel
-from galactic.node.dataplane.gateway_rules import TABLE, WayOut, table
+from galactic.linux.objects import Address
+from galactic.node.dataplane.gateway_rules import TABLE, WayOut, served, table
 from galactic.node.state.condition import ConditionState
 from galactic.node.state.store import Store
 
@@ -23,10 +26,13 @@ PENDING_SECONDS: Final = 0.1
 """Between two rounds while a way out is not in the kernel yet, or not gone yet."""
 LINGER_SECONDS: Final = 20.0
 """For which rules of a way out stay that is no more: longer than a round that fails to remove it is repeated."""
+Serving = Mapping[Service, AbstractSet[Address]]
 
 
 class GatewayFilter:
-    """``lacking``: what this host lacks for it, in words. ``leads_out``: whether the kernel has a VPC's way out."""
+    """``lacking``: what this host lacks for it, in words. ``leads_out``: whether the kernel has a VPC's way out.
+    ``release`` ends connections to pods that a published port leads to no more.
+    """
 
     def __init__(
         self,
@@ -34,9 +40,11 @@ class GatewayFilter:
         store: Store,
         lacking: Callable[[], Awaitable[str]],
         leads_out: Callable[[int], bool],
+        release: Callable[[Serving], int] = release,
     ) -> None:
         self._kept, self._store, self._lacking = KeptTable(nft, TABLE), store, lacking
-        self._leads_out = leads_out
+        self._leads_out, self._release = leads_out, release
+        self._serving: Serving = {}
         self._changed = store.watch()
         self._ways: dict[int, tuple[WayOut, float]] = {}  # with the time until which a former one stays
         self._problem: str | None = None
@@ -82,6 +90,19 @@ class GatewayFilter:
         await self._kept.verify()
         await self._kept.write(wanted)
         store.set_filtered(current.keys())
+        await self._release_stale()
+
+    async def _release_stale(self) -> None:
+        """UDP clients whose pod serves no more get another one. TCP connections stay with their pods."""
+        serving = served(way for way, _ in self._ways.values())
+        if serving == self._serving:
+            return
+        gone = {service: frozenset[Address]() for service in self._serving.keys() - serving.keys()}
+        try:
+            await asyncio.to_thread(self._release, {**serving, **gone})
+        except GalacticError as error:
+            log.warning("UDP flows stay with their former pods", error=str(error))
+        self._serving = serving
 
     def _current(self) -> dict[int, WayOut]:
         gateways, prefix = self._store.gateways, self._store.node.prefix

@@ -19,6 +19,7 @@ from ipaddress import collapse_addresses
 from typing import Final
 
 from galactic import names
+from galactic.linux.connections import Service
 from galactic.linux.nftables import Chain, Set, Table
 from galactic.linux.objects import Address, Network
 from galactic.node.dataplane import published_rules
@@ -26,6 +27,7 @@ from galactic.node.state.gateways import Exit, Gateway, Published
 
 TABLE: Final = "inet galactic-gateways"
 ZONES: Final = 65535
+UDP: Final = 17
 IP: Final = {4: "ip", 6: "ip6"}
 ALWAYS: Final = {
     4: ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4"),
@@ -109,6 +111,18 @@ def table(ways: Iterable[WayOut]) -> Table:
         "translated": Chain(tuple(translated), "type nat hook postrouting priority 90"),
     }
     return Table(TABLE, {name: chain for name, chain in chains.items() if chain.rules}, sets)
+
+
+def served(ways: Iterable[WayOut]) -> dict[Service, frozenset[Address]]:
+    """The pods of each published UDP port."""
+    ways = list(ways)
+    zone = zones(way.gateway.vpc for way in ways)
+    return {
+        Service(zone[way.gateway.vpc], UDP, one.address, one.port): frozenset(one.endpoints)
+        for way in ways
+        for one in way.published
+        if one.protocol == "udp"
+    }
 
 
 def _devices(gateway: Gateway) -> tuple[str, str, str]:
