@@ -177,8 +177,8 @@ def routes(table: Mapping[str, Any]) -> dict[str, str]:
         kind, network = route["kind"], route["network"]
         if kind == "unreachable" and network in UNREACHABLE:
             continue  # the default of every VRF
-        if route["metric"] == WAY_OUT_METRIC and network in UNREACHABLE:
-            continue  # the VPC's gateway, which is in no router's table
+        if route["metric"] == WAY_OUT_METRIC:
+            continue  # to the VPC's gateway, which is in no router's table
         where = route["sid"] if kind == "sid" else "local" if kind in ("device", "via") else kind
         result.setdefault(network, where)
     return result

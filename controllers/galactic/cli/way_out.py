@@ -14,7 +14,16 @@ from galactic.cli.snapshot import Snapshot
 from galactic.cli.underlay_hops import decapsulated, smaller_link_hops, underlay_hops
 from galactic.crds.vpcgateway import GatewayNode, VpcGateway
 from galactic.linux.objects import WAY_OUT_METRIC
-from galactic.names import exit_end, main_end, parse_function, parse_vpc, vrf
+from galactic.names import (
+    exit_end,
+    gateway_vrf,
+    inner_end,
+    join_end,
+    main_end,
+    parse_function,
+    parse_vpc,
+    vrf,
+)
 from galactic.node.dataplane.gateway_rules import ALWAYS
 from galactic.srv6 import parse_sid
 
@@ -200,10 +209,13 @@ def _exit_hops(outward: Outward, gateway: VpcGateway, exit_: GatewayNode) -> Ite
 
 
 def _separated(outward: Outward, gateway: VpcGateway, node: str, remote: Mapping[str, Any]) -> Iterator[Hop]:
-    """From the VRF by the pair of devices."""
+    """From the VRF by the pair of devices, or by the two pairs of a gateway that publishes."""
     number = parse_vpc(outward.identifier), parse_function(gateway.status.function or "")
     out, main = exit_end(*number), main_end(*number)
-    missing = [device for device in (out, main) if not remote["links"].get(device, {}).get("up")]
+    between = []
+    if any(entry.node and entry.inside for entry in gateway.status.published):
+        between = [join_end(*number), inner_end(*number), gateway_vrf(*number)]
+    missing = [device for device in (*between, out, main) if not remote["links"].get(device, {}).get("up")]
     if missing:
         what = f"{' and '.join(missing)} are not there or are down: the way out is not in this kernel"
         yield Hop(
@@ -212,6 +224,7 @@ def _separated(outward: Outward, gateway: VpcGateway, node: str, remote: Mapping
         return
     way = outward.way(remote)
     where = f"VRF {outward.device} on {node}"
+    out = (*between, out)[0]
     if way["type"] != "unicast" or way["device"] != out:
         leads_to = (
             f"to {way['device'] or way['sid']}" if way["type"] == "unicast" else f"nowhere ({way['type']})"

@@ -15,7 +15,7 @@ from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import VpcAttachment
 from galactic.errors import Rejected
 from galactic.kube.api import Key
-from galactic.kube.conditions import ACCEPTED, READY, REDUNDANT
+from galactic.kube.conditions import ACCEPTED, PUBLISHED, READY, REDUNDANT
 from galactic.operator.addresses import capacity
 from galactic.operator.allocator import Allocator
 from galactic.operator.attachment_counts import NO_STATUS, unready_reason
@@ -26,7 +26,7 @@ from galactic.operator.state import Caches
 from galactic.srv6 import parse_prefix
 from galactic.validation.networks import parse_networks
 
-GATEWAY_CONDITIONS: Final = (ACCEPTED, READY, REDUNDANT)
+GATEWAY_CONDITIONS: Final = (ACCEPTED, READY, REDUNDANT, PUBLISHED)
 
 
 @dataclass(frozen=True, slots=True)

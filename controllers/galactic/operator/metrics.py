@@ -175,8 +175,8 @@ class _Objects(Collector):
         yield refused
         gateways = GaugeMetricFamily(
             "galactic_operator_gateway_condition",
-            "1: this condition of the VPCGateway (Accepted, Ready, Redundant) is True, 0: it is not. Exposed by the "
-            "leader.",
+            "1: this condition of the VPCGateway (Accepted, Ready, Redundant, Published) is True, 0: it is not. "
+            "Exposed by the leader.",
             labels=["gateway_namespace", "gateway", "type"],
         )
         for condition in self.gateways():

@@ -48,6 +48,16 @@ def test_a_gateway_in_order_is_no_finding() -> None:
             (NOTE, "VPCGateway blue/way", "FewerNodes"),
             id="not-redundant",
         ),
+        pytest.param(
+            [
+                condition("Accepted", "True"),
+                condition("Ready", "True"),
+                condition("Published", "False", "NoReadyPod"),
+                condition("Redundant", "True"),
+            ],
+            (NOTE, "VPCGateway blue/way", "NoReadyPod"),
+            id="a-published-port-without-pods",
+        ),
         pytest.param([], (PROBLEM, "VPCGateway blue/way", "Unseen"), id="not-reconciled"),
     ],
 )

@@ -15,7 +15,7 @@ from galactic.cli.observed import Echo
 from galactic.cli.walk import Hop, places, walk
 from galactic.cli.way_out import outside
 from galactic.linux.objects import WAY_OUT_METRIC
-from galactic.names import exit_end, main_end, vrf
+from galactic.names import exit_end, gateway_vrf, inner_end, join_end, main_end, vrf
 
 FUNCTION = 9
 SID = {number: f"2001:db8:ff0{number}:100::4d2:9" for number in (1, 2, 3)}
@@ -102,6 +102,30 @@ def test_the_way_goes_on_by_each_node_that_is_used() -> None:
         "leaves by eth0 via 10.0.0.1 with 203.0.113.2",
         "leaves by eth0 via 10.0.0.1 with 203.0.113.3",
     ]
+
+
+def test_a_gateway_that_publishes_has_a_vrf_of_its_own_on_the_way() -> None:
+    objects, given = cluster(), kernels()
+    objects["VPCGateway way"]["status"]["published"] = [
+        {
+            "name": "web",
+            "address": HELD[2],
+            "port": 80,
+            "node": "node-2",
+            "inside": "10.1.1.130",
+            "targetPort": 80,
+        }
+    ]
+    join, others = join_end(VPC, FUNCTION), (inner_end(VPC, FUNCTION), gateway_vrf(VPC, FUNCTION))
+    (stopped, *_) = [hop for hop in walked(deepcopy(given), objects) if hop.state == "stops"]
+    assert join in stopped.what
+    for number in (2, 3):
+        for device in (join, *others):
+            given[f"node-{number}"]["links"][device] = given[f"node-{number}"]["links"][OUT]
+        given[f"node-{number}"]["ways"][f"{VPC_ID}@{OUTSIDE}"] |= {"device": join, "gateway": "169.254.1.3"}
+    hops = walked(given, objects)
+    assert {hop.state for hop in hops} == {"passes"}
+    assert f"{OUTSIDE} leaves the VRF by {join}" in [hop.what for hop in hops]
 
 
 def test_a_node_that_leads_out_uses_its_own_way() -> None:
@@ -288,4 +312,7 @@ def test_addresses_of_the_vpc_and_of_peers_are_not_outside() -> None:
 
 
 def test_the_way_out_is_no_difference_to_the_routers_table() -> None:
-    assert "0.0.0.0/0" not in routes(kernels()["node-1"]["vpcs"][VPC_ID])
+    table = kernels()["node-1"]["vpcs"][VPC_ID]
+    inside = {"network": "10.1.1.130/32", "metric": WAY_OUT_METRIC, "kind": "sid", "sid": SID[2]}
+    table["routes"].append(inside)
+    assert not {"0.0.0.0/0", "10.1.1.130/32"} & routes(table).keys()

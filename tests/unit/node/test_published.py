@@ -19,7 +19,7 @@ from galactic.linux.objects import (
 from galactic.node.dataplane import gateway_routes
 from galactic.node.dataplane.gateway_rules import WayOut, table
 from galactic.node.dataplane.plan import TABLES, Host
-from galactic.node.kubernetes.gateways import parsed
+from galactic.node.kubernetes.gateways import kept, parsed
 from galactic.node.state.gateways import Exit, Gateway, GatewayState, Published
 
 VPC, FUNCTION, TABLE = 1234, 0x64, 1_000_001_234
@@ -196,6 +196,7 @@ def stored(**more):
 
 def test_the_status_is_what_a_node_acts_by():
     assert parsed([stored()])[VPC].published == (WEB,)
+    assert parsed([kept(stored())])[VPC].published == (WEB,), "on disk as well"
 
 
 @pytest.mark.parametrize(

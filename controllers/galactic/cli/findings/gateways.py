@@ -12,7 +12,9 @@ from galactic.validation.networks import Network
 
 
 def gateways(snapshot: Snapshot) -> Iterator[Finding]:
-    """VPCGateways that are not accepted, that lead nothing out, or that have fewer nodes than they ask for."""
+    """VPCGateways that are not accepted, that lead nothing out, whose published ports lead nowhere, or that have fewer
+    nodes than they ask for.
+    """
     for name, gateway in snapshot.gateways.items():
         about, conditions = f"VPCGateway {name}", by_type(gateway.status.conditions)
         describe = f"kubectl describe vpcgw -n {name.replace('/', ' ')}"
@@ -21,7 +23,12 @@ def gateways(snapshot: Snapshot) -> Iterator[Finding]:
                 message = "the operator has not reconciled it yet"
                 yield Finding(PROBLEM, about, "Unseen", message, log(snapshot, "operator"))
             continue
-        for kind, severity in (("Accepted", PROBLEM), ("Ready", PROBLEM), ("Redundant", NOTE)):
+        for kind, severity in (
+            ("Accepted", PROBLEM),
+            ("Ready", PROBLEM),
+            ("Published", NOTE),
+            ("Redundant", NOTE),
+        ):
             state = conditions.get(kind)
             if state is not None and state.status != "True":
                 remedy = "" if has_remedy(state.message) else describe
