@@ -25,6 +25,16 @@ class Clockwork(asyncio.SelectorEventLoop):
         self._clock.moment += seconds
 
 
+class SetClock:
+    """Seconds that the test sets."""
+
+    def __init__(self, now: float = 0.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
 class _Clock(selectors.DefaultSelector):
     """Advances the clock instead of waiting for an event."""
 

@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from clockwork import SetClock
 from waits import until
 
 from galactic.errors import NotYet, Rejected, Unreachable
@@ -38,25 +39,18 @@ class ApiServer:
         return {"status": {"allowed": asked and spec["user"] in self.readers}}
 
 
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def server() -> ApiServer:
     return ApiServer()
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> SetClock:
+    return SetClock()
 
 
 @pytest.fixture
-def access(server: ApiServer, clock: Clock) -> TokenAccess:
+def access(server: ApiServer, clock: SetClock) -> TokenAccess:
     return TokenAccess(server, clock)
 
 
@@ -98,7 +92,7 @@ async def test_a_refusal_names_the_user_and_the_remedy(access: TokenAccess) -> N
         await access.check("t-tenant", "/metrics")
 
 
-async def test_an_answer_is_kept_for_a_while(access: TokenAccess, server: ApiServer, clock: Clock) -> None:
+async def test_an_answer_is_kept_for_a_while(access: TokenAccess, server: ApiServer, clock: SetClock) -> None:
     for _ in range(3):
         await access.check("t-prometheus", "/metrics")
     assert len(server.reviews) == 2
@@ -119,7 +113,7 @@ async def test_what_could_not_be_asked_is_no_answer(access: TokenAccess, server:
 
 
 async def test_a_flood_of_unknown_tokens_keeps_no_reader_out(
-    access: TokenAccess, server: ApiServer, clock: Clock
+    access: TokenAccess, server: ApiServer, clock: SetClock
 ) -> None:
     await access.check("t-prometheus", "/metrics")
     clock.now = token_access.ALLOWED_SECONDS  # Prometheus is reviewed again

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from clockwork import SetClock
 
 from galactic.crds.model import parse
 from galactic.crds.nodesegment import NodeSegment
@@ -59,13 +60,6 @@ def caches(
     return made
 
 
-class Clock:
-    at = 100.0
-
-    def __call__(self) -> float:
-        return self.at
-
-
 HERE = {"node-1": segment()}
 ATTACHED = {"node-1": segment("blue/web")}
 LEAVING = {"deletionTimestamp": "2027-01-15T08:00:00Z"}
@@ -97,11 +91,11 @@ LEAVING = {"deletionTimestamp": "2027-01-15T08:00:00Z"}
     ],
 )
 def test_what_the_condition_says(seen: Caches, status: str | None) -> None:
-    clock = Clock()
+    clock = SetClock(100.0)
     interfaces = Interfaces(GRACE, clock)
     before = interfaces.check(seen, KEY)
     assert before.state is None or before.state.status == "True", "a grace at first"
-    clock.at += GRACE
+    clock.now += GRACE
     check = interfaces.check(seen, KEY)
     wanted = "keep" if not check.decided else check.state.status if check.state else None
     assert wanted == status
@@ -112,7 +106,7 @@ def test_what_the_condition_says(seen: Caches, status: str | None) -> None:
 
 
 def test_the_grace_begins_again_with_another_pod_and_after_an_attachment() -> None:
-    clock = Clock()
+    clock = SetClock(100.0)
     interfaces = Interfaces(GRACE, clock)
     steps = [
         (caches([pod()], HERE), False),
@@ -127,7 +121,7 @@ def test_the_grace_begins_again_with_another_pod_and_after_an_attachment() -> No
     ]
     for number, (seen, accused) in enumerate(steps):
         assert bool(interfaces.check(seen, KEY).lacking) is accused, number
-        clock.at += GRACE
+        clock.now += GRACE
 
 
 @pytest.mark.parametrize(
@@ -154,10 +148,10 @@ def test_the_grace_begins_again_with_another_pod_and_after_an_attachment() -> No
     ],
 )
 def test_the_message_has_the_pod_and_the_remedy(pods: list[dict[str, Any]], status: str) -> None:
-    clock = Clock()
+    clock = SetClock(100.0)
     interfaces = Interfaces(GRACE, clock)
     interfaces.check(caches(pods, HERE), KEY)
-    clock.at += GRACE
+    clock.now += GRACE
     state = interfaces.check(caches(pods, HERE), KEY).state
     assert state
     assert (state.status, state.reason) == ("False", "PodNotAttached")

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from clockwork import SetClock
 
 from galactic.crds.model import parse
 from galactic.crds.nodesegment import NodeSegment
@@ -51,13 +52,6 @@ def caches(segment: NodeSegment | None, *, node: str = "node-1", live: bool = Tr
     )
 
 
-class Clock:
-    at = 0.0
-
-    def __call__(self) -> float:
-        return self.at
-
-
 @pytest.mark.parametrize(
     ("seen", "known", "expected"),
     [
@@ -77,10 +71,10 @@ class Clock:
     ],
 )
 def test_the_condition(seen: Any, known: VpcAttachment, expected: bool) -> None:
-    clock = Clock()
+    clock = SetClock()
     unpublished = Unpublished(clock)
     assert unpublished.state(seen, KEY, known) == (None, expected), "patience at first, whatever the epoch"
-    clock.at += PATIENCE_SECONDS
+    clock.now += PATIENCE_SECONDS
     state, later = unpublished.state(seen, KEY, known)
     assert (state is not None, later) == (expected, expected)
     if state:
@@ -90,7 +84,7 @@ def test_the_condition(seen: Any, known: VpcAttachment, expected: bool) -> None:
 
 
 def test_patience_begins_again() -> None:
-    clock = Clock()
+    clock = SetClock()
     unpublished = Unpublished(clock)
     steps = [
         (segment(1), attachment(), False),
@@ -105,7 +99,7 @@ def test_patience_begins_again() -> None:
     for number, (place, known, expected) in enumerate(steps):
         state, _ = unpublished.state(caches(place), KEY, known)
         assert (state is not None) is expected, number
-        clock.at += PATIENCE_SECONDS
+        clock.now += PATIENCE_SECONDS
 
 
 @pytest.mark.parametrize("outside", [False, True])

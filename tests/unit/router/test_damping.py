@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 from assembling import inbox_of
+from clockwork import SetClock
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
@@ -23,18 +24,9 @@ LIMIT = Limit(messages=10, bytes=1000)
 TOPICS = Topics("galactic/v1")
 
 
-class Clock:
-    """Seconds; the test sets them."""
-
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> SetClock:
+    return SetClock(1000.0)
 
 
 @pytest.fixture
@@ -97,7 +89,7 @@ def test_the_penalty_ends_after_good_behaviour(floods, clock) -> None:
 class InboxAtBroker:
     """An inbox at a broker in memory, with its store and metrics."""
 
-    def __init__(self, broker: MemoryBroker, clock: Clock, *, prefixes: bool) -> None:
+    def __init__(self, broker: MemoryBroker, clock: SetClock, *, prefixes: bool) -> None:
         self.broker, self.collectors = broker, CollectorRegistry()
         self.bus = broker.session()
         self.store = Store(checked=not prefixes)
@@ -141,7 +133,7 @@ class InboxAtBroker:
 
 
 @asynccontextmanager
-async def inbox_at_broker(clock: Clock, *, prefixes: bool = True) -> AsyncIterator[InboxAtBroker]:
+async def inbox_at_broker(clock: SetClock, *, prefixes: bool = True) -> AsyncIterator[InboxAtBroker]:
     inbox = InboxAtBroker(MemoryBroker(), clock, prefixes=prefixes)
     task = asyncio.create_task(inbox.inbox.run())
     try:

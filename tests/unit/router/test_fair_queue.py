@@ -1,6 +1,7 @@
 """Shares with a clock of the test's own: a flood costs its sender time, and the others nothing."""
 
 import pytest
+from clockwork import SetClock
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,18 +13,9 @@ FLOOD, OTHER = NodeRef("default", "flood"), NodeRef("default", "other")
 SHARE = Share(messages=10, messages_saved=20, bytes=1000, bytes_saved=2000)
 
 
-class Clock:
-    """Seconds; the test sets them."""
-
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> SetClock:
+    return SetClock(1000.0)
 
 
 @pytest.fixture
@@ -148,7 +140,7 @@ def test_a_node_that_was_silent_is_forgotten(turns, clock) -> None:
 )
 def test_whatever_comes_the_newest_of_each_topic_is_what_remains(arrivals) -> None:
     """Also: nothing is taken out of order within a topic, and the room is given back."""
-    clock = Clock()
+    clock = SetClock(1000.0)
     turns = FairQueue(clock, share=SHARE, waiting_bytes=1 << 20)
     drained: dict[tuple[NodeRef, str], list[bytes]] = {}
     newest: dict[tuple[NodeRef, str], bytes] = {}
