@@ -19,7 +19,7 @@ from galactic.kube.conditions import now
 from galactic.kube.resources import LEASES, VPC_ATTACHMENTS
 from galactic.names import function_hex, vpc_hex
 from galactic.operator.context import ReconcileContext
-from galactic.operator.entitlements import entitlement
+from galactic.operator.entitlement_list import entitlement
 from galactic.operator.state import Caches
 from galactic.srv6 import owns, parse_prefix, parse_sid
 

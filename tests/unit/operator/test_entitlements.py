@@ -16,7 +16,8 @@ from galactic.kube.resources import VPC_ATTACHMENTS, VPCS
 from galactic.messages import MAX_PAYLOAD, Entitlement, Entitlements, Topics, decode, encode
 from galactic.operator import entitlements
 from galactic.operator.cluster_name import ClusterName
-from galactic.operator.entitlements import EntitlementPublisher, Layout, entitlement
+from galactic.operator.entitlement_list import Layout, entitlement
+from galactic.operator.entitlements import EntitlementPublisher
 from galactic.operator.state import Caches
 
 TOPICS = Topics("galactic/v1")
