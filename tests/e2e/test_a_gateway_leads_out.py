@@ -61,14 +61,7 @@ def test_out(tenants: Callable[..., Tenant], lab: Lab) -> None:
         "a node that leads out does so itself"
     )
 
-    # The trace follows packets to the address with which they leave.
-    for family in (4, 6):
-        code, hops = traced(blue, "one", OUTSIDE[family])
-        texts = [hop["what"] for hop in hops]
-        assert (code, {hop["state"] for hop in hops}) == (0, {"passes"}), hops
-        assert any(f"with {address}" in text for text in texts for address in HELD[family]), hops
-        assert texts[-1].startswith("answers: 3 of 3"), hops
-    assert "way" in {one["name"].partition("/")[2] for one in galactic(lab, "status")[1]["gateways"]}
+    shown(blue, holders)
 
     # Not those that have not asked; not to the cluster's own; not in.
     assert blue.unanswered([("plain", OUTSIDE[4])])
@@ -164,6 +157,22 @@ def source(blue: Tenant, pod: str, family: int) -> str:
     """The source that a connection of the pod has outside; empty where there is none."""
     argv = blue.command(pod, [sys.executable, "-ISc", ASK, OUTSIDE[family]])
     return blue.lab.run("kernel", argv, check=False, timeout=120).stdout.strip()
+
+
+def shown(blue: Tenant, holders: dict[str, list[str]]) -> None:
+    """A trace follows packets to the address with which they leave; status and top have the gateway."""
+    for family in (4, 6):
+        code, hops = traced(blue, "one", OUTSIDE[family])
+        texts = [hop["what"] for hop in hops]
+        assert (code, {hop["state"] for hop in hops}) == (0, {"passes"}), hops
+        assert any(f"with {address}" in text for text in texts for address in HELD[family]), hops
+        assert texts[-1].startswith("answers: 3 of 3"), hops
+    assert "way" in {one["name"].partition("/")[2] for one in galactic(blue.lab, "status")[1]["gateways"]}
+
+    rows = galactic(blue.lab, "top", "gateway", "-n", blue.namespace)[1]["traffic"]
+    assert {(row["name"], row["node"]) for row in rows} == {
+        (f"{blue.namespace}/way", node) for node in holders
+    }
 
 
 def galactic(lab: Lab, *words: str) -> tuple[int, Any]:

@@ -1,4 +1,4 @@
-"""``galactic top [vpc|attachment]``: traffic at present, from the counters of the nodes' kernels."""
+"""``galactic top [vpc|attachment|gateway]``: traffic at present, from the counters of the nodes' kernels."""
 
 import asyncio
 import time
@@ -28,6 +28,7 @@ class Of(StrEnum):
 
     ATTACHMENT = "attachment"
     VPC = "vpc"
+    GATEWAY = "gateway"
 
 
 class SortBy(StrEnum):
@@ -43,7 +44,7 @@ class SortBy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Rates per second of an attachment, or of a VPC. ``dropped``: packets, by reason."""
+    """Rates per second of an attachment, a VPC, or a gateway on a node. ``dropped``: packets, by reason."""
 
     name: str
     vpc: str
@@ -62,11 +63,12 @@ class Traffic:
 def top(
     options: ClusterOptions,
     of: Annotated[
-        Of, typer.Argument(metavar="[attachment|vpc]", help="Rows: attachments, or VPCs.")
+        Of,
+        typer.Argument(
+            metavar="[attachment|vpc|gateway]", help="Rows: attachments, VPCs, or gateways by node."
+        ),
     ] = Of.ATTACHMENT,
-    namespace: Annotated[
-        str, typer.Option("--namespace", "-n", help="Only attachments, or VPCs, of this namespace.")
-    ] = "",
+    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Only those of this namespace.")] = "",
     *,
     everywhere: Annotated[
         bool, typer.Option("--all-namespaces", "-A", help="All namespaces; the default without --namespace.")
@@ -76,13 +78,13 @@ def top(
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Measure again until interrupted.")] = False,
     output: Form = Output.TABLE,
 ) -> int:
-    """Show the current traffic of attachments or VPCs, per second. Sent and received are from the pod's side.
+    """Show the current traffic of attachments, VPCs or gateways, per second. Sent and received are from the pod's side.
 
     Every node's kernel is read twice. Bytes include Ethernet headers. Exit code 3 if a node could not be read.
     """
     chosen = "" if everywhere else namespace
     while True:
-        rows, unread = options.run(_measured(options, seconds), seconds=options.seconds + seconds)
+        rows, unread = options.run(_measured(options, seconds, of), seconds=options.seconds + seconds)
         rows = ordered(by_vpc(rows) if of is Of.VPC else rows, sort_by)
         rows = [row for row in rows if not chosen or row.name.startswith(f"{chosen}/")]
         if watch and output in (Output.TABLE, Output.WIDE):
@@ -92,12 +94,13 @@ def top(
             break
         time.sleep(0.1)
     if not rows and not unread and output in (Output.TABLE, Output.WIDE):
-        raise Absent(f"no attachment is on a node{f' in namespace {chosen}' if chosen else ''}")
+        what = "no gateway leads out by a node" if of is Of.GATEWAY else "no attachment is on a node"
+        raise Absent(f"{what}{f' in namespace {chosen}' if chosen else ''}")
     return DEGRADED if unread else FINE
 
 
-async def _measured(options: ClusterOptions, seconds: float) -> tuple[list[Traffic], dict[str, str]]:
-    """The attachments' rates, and the nodes that could not be read with the reason."""
+async def _measured(options: ClusterOptions, seconds: float, of: Of) -> tuple[list[Traffic], dict[str, str]]:
+    """The rates of attachments or gateways, and the nodes that could not be read with the reason."""
     from galactic.cli.cluster_access import cluster_access  # noqa: PLC0415
     from galactic.cli.snapshot import read  # noqa: PLC0415
     from galactic.errors import GalacticError  # noqa: PLC0415
@@ -113,10 +116,16 @@ async def _measured(options: ClusterOptions, seconds: float) -> tuple[list[Traff
                 except GalacticError as error:
                     return str(error)
 
-        nodes = sorted(node for node, segment in snapshot.segments.items() if segment.status.endpoints)
+        nodes = sorted(
+            {one.node for gateway in snapshot.gateways.values() for one in gateway.status.nodes if one.ready}
+            if of is Of.GATEWAY
+            else {node for node, segment in snapshot.segments.items() if segment.status.endpoints}
+        )
         answers = dict(zip(nodes, await asyncio.gather(*map(inspected, nodes)), strict=True))
     unread = {node: answer for node, answer in answers.items() if isinstance(answer, str)}
     measured = {node: answer for node, answer in answers.items() if isinstance(answer, dict)}
+    if of is Of.GATEWAY:
+        return attachments(gateways(snapshot), measured, "M"), unread
     return attachments(named(snapshot), measured), unread
 
 
@@ -131,10 +140,21 @@ def named(snapshot: "Snapshot") -> dict[tuple[str, str], tuple[str, str]]:
     }
 
 
+def gateways(snapshot: "Snapshot") -> dict[tuple[str, str], tuple[str, str]]:
+    """(gateway, VPC) by the identifiers of VPC and gateway."""
+    return {
+        (status.identifier, status.function): (name, f"{gateway.metadata.namespace}/{gateway.spec.vpc.name}")
+        for name, gateway in snapshot.gateways.items()
+        if (status := gateway.status).identifier and status.function
+    }
+
+
 def attachments(
-    known: Mapping[tuple[str, str], tuple[str, str]], measured: Mapping[str, Mapping[str, Any]]
+    known: Mapping[tuple[str, str], tuple[str, str]],
+    measured: Mapping[str, Mapping[str, Any]],
+    end: str = "H",
 ) -> list[Traffic]:
-    """The rates of attachments that have a name. ``measured``: the nodes' inspections."""
+    """The rates of attachments that have a name, or of gateways (``end`` M). ``measured``: the nodes' inspections."""
     from galactic.names import function_hex, parse_interface, vpc_hex  # noqa: PLC0415
 
     rows = []
@@ -142,7 +162,9 @@ def attachments(
         seconds = inspection["seconds"] or 1.0
         for device, counted in inspection["devices"].items():
             interface = parse_interface(device)
-            key = (vpc_hex(interface[0]), function_hex(interface[1])) if interface else ("", "")
+            if interface is None or interface[2] != end:
+                continue
+            key = vpc_hex(interface[0]), function_hex(interface[1])
             if key not in known:
                 continue
             rates = {counter: rise / seconds for counter, rise in counted["rises"].items()}
@@ -198,7 +220,7 @@ def _print(rows: list[Traffic], unread: Mapping[str, str], of: Of, output: Outpu
     plain = {"traffic": [asdict(row) for row in rows], "unread": dict(unread)}
     if document(plain, output):
         return
-    first = ("VPC", "NODES") if of is Of.VPC else ("ATTACHMENT", "VPC", "NODE")
+    first = ("VPC", "NODES") if of is Of.VPC else (of.value.upper(), "VPC", "NODE")
     header = (*first, "SENT/s", "RECEIVED/s", "PACKETS SENT/s", "RECEIVED/s", "DROPS/s", "WHY")
     lines = [
         [

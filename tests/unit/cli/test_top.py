@@ -3,11 +3,13 @@
 from datetime import date
 
 import pytest
+from states import snapshot
+from test_way_out import cluster
 
-from galactic.cli.top import SortBy, attachments, by_vpc, ordered, size
+from galactic.cli.top import SortBy, attachments, by_vpc, gateways, ordered, size
 from galactic.cli.usage import days
 from galactic.errors import Rejected
-from galactic.names import host_end
+from galactic.names import host_end, main_end
 
 KNOWN = {
     ("0000000004d2", "0001"): ("a/one", "a/blue"),
@@ -48,6 +50,18 @@ def test_rates_have_names_and_no_identifiers() -> None:
     assert (rows["a/one"].sent_bytes, rows["a/one"].sent_packets, rows["a/one"].node) == (100, 1, "node-1")
     assert rows["a/one"].dropped == {"no route": 2}
     assert rows["b/two"].received_bytes == 1000
+
+
+def test_a_gateway_has_what_leaves_by_each_of_its_nodes() -> None:
+    known = gateways(snapshot(cluster()))
+    assert known == {("0000000004d2", "0009"): ("blue/way", "blue/blue")}
+    devices = {
+        main_end(1234, 9): counted(sent_bytes=200, received_bytes=400),
+        host_end(1234, 9): counted(sent_bytes=7),
+    }
+    (row,) = attachments(known, {"node-2": {"seconds": 2.0, "devices": devices}}, "M")
+    assert (row.name, row.vpc, row.node) == ("blue/way", "blue/blue", "node-2")
+    assert (row.sent_bytes, row.received_bytes) == (100, 200)
 
 
 def test_a_vpc_is_the_sum_of_its_attachments() -> None:

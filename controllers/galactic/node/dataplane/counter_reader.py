@@ -32,6 +32,8 @@ from galactic.node.traffic_metrics import Series, TrafficSeries, traffic_series
 
 log = structlog.get_logger(__name__)
 READ_SECONDS: Final = 10.0
+COUNTED: Final = "HM"
+"""The devices of which rates are read: host ends, and the ends of ways out that are in no VRF."""
 PolicyDrops = Callable[[], Awaitable[Mapping[str, int]]]
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 UNDERSTOOD: Final = 1
@@ -145,7 +147,7 @@ def with_policies(readings: Mapping[str, Reading], dropped: Mapping[str, int]) -
 
 
 async def rates(seconds: float, policy_drops: PolicyDrops) -> dict[str, Any]:
-    """Counters of this node's host ends: their rise within these seconds, and in all. Raises Unreachable."""
+    """Counters of host ends and ways out here: their rise within these seconds, and in all. Raises Unreachable."""
     namespace = Namespace.own()
 
     async def counted() -> tuple[dict[str, Reading], float]:
@@ -157,7 +159,12 @@ async def rates(seconds: float, policy_drops: PolicyDrops) -> dict[str, Any]:
     devices = {}
     for device, reading in after.items():
         interface, earlier = names.parse_interface(device), before.get(device)
-        if interface is not None and interface[2] == "H" and earlier and earlier.ifindex == reading.ifindex:
+        if (
+            interface is not None
+            and interface[2] in COUNTED
+            and earlier
+            and earlier.ifindex == reading.ifindex
+        ):
             rises = (max(now - then, 0) for now, then in zip(reading.counters, earlier.counters, strict=True))
             devices[device] = {
                 "counters": reading.counters._asdict(),
