@@ -15,7 +15,10 @@ from galactic_lab.state import checkout
 MARKS = {page: {block.mark for block in blocks(page) if block.run} for page in pages()}
 PAGES = [page for page, marks in MARKS.items() if marks and "run: two clusters" not in marks]
 """The others are walked where there are two: test_two_clusters_share_a_vpc.py."""
-NAMESPACES = ("shop", "rival", "branch", "fleet", "ledger", "orders", "market", "bank", "meter", "bakery")
+NAMESPACES = (
+    *("shop", "rival", "branch", "fleet", "ledger", "orders", "market", "bank", "meter", "bakery"),
+    "outpost",
+)
 
 
 @pytest.fixture(scope="module")
