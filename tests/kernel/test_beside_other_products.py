@@ -222,7 +222,10 @@ COMMIT
 -A CILIUM_FORWARD -i lxc+ -j ACCEPT
 COMMIT
 """),
-    "docker": Product("""*nat
+    "docker": Product("""*raw
+-A PREROUTING -d {service}/{whole} ! -i docker0 -j DROP
+COMMIT
+*nat
 :DOCKER - [0:0]
 -I PREROUTING -m addrtype --dst-type LOCAL -j DOCKER
 -I POSTROUTING -s {pool} ! -o docker0 -j MASQUERADE

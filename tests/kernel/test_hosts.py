@@ -112,9 +112,32 @@ def test_an_address_that_the_node_has_too(net):
         rounds(net)
 
 
+ENDS, VRFS = (f"$(ip -br link | grep -oE '^G[0-9a-zA-Z]{{12}}{letter}')" for letter in "HV")
+OF_DEVICES = {
+    "ends-down": f"for d in {ENDS}; do ip link set $d down; done",
+    "ends-without-a-VRF": f"for d in {ENDS}; do ip link set $d nomaster; done",
+    "ends-without-ARP": f"for d in {ENDS}; do ip link set $d arp off; done",
+    "ends-in-another-group": f"for d in {ENDS}; do ip link set $d group default; done",
+    "ends-without-addresses": (
+        f"for d in {ENDS}; do ip link set $d addrgenmode none; ip -6 address flush dev $d;"
+        "ip address flush dev $d; done"
+    ),
+    "VRFs-down": f"for d in {VRFS}; do ip link set $d down; done",
+    "VRFs-gone": f"for d in {VRFS}; do ip link del $d; done",
+    "loopback-down": "ip link set lo-galactic down",
+    "loopback-gone": "ip link del lo-galactic",
+    "neighbours": "for d in $(ip -br link | cut -d' ' -f1 | cut -d@ -f1); do ip neigh flush dev $d nud all; done",
+    "forwarding": "sysctl -qw net.ipv6.conf.all.forwarding=0 net.ipv4.ip_forward=0",
+    "rp_filter": "for f in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 1 > $f; done",
+    "seg6": "sysctl -qw net.ipv6.conf.all.seg6_enabled=0 net.vrf.strict_mode=0",
+}
+"""As by udev, networkd, NetworkManager, keepalived, `sysctl --system`, or by hand."""
+
+
 @pytest.mark.parametrize(
     "flush",
     [
+        *(pytest.param(command, id=name) for name, command in OF_DEVICES.items()),
         pytest.param("ip rule flush; ip -6 rule flush", id="flush"),
         pytest.param(
             "ip rule flush; ip -6 rule flush; ip rule del pref 0; ip rule del pref 0;"
@@ -195,6 +218,33 @@ def test_a_flush_of_the_underlay(net):
         )
         assert asyncio.run(underlay(SPACE, namespace=host)).device == "eth0"
         assert "unreachable" in net.sh(host, f"ip -6 route show table main {srv6.locator(prefix(number))}")
+    all_answer(net)
+
+
+@pytest.mark.parametrize(
+    "flush",
+    [
+        pytest.param("ip route flush table all; ip -6 route flush table all", id="every-table"),
+        pytest.param(
+            "sysctl -qw net.ipv6.conf.all.disable_ipv6=1; sysctl -qw net.ipv6.conf.all.disable_ipv6=0",
+            id="disable_ipv6",
+        ),
+    ],
+)
+def test_what_also_takes_the_underlay(net, flush):
+    """The kernel's own routes to addresses of host ends go as well. The underlay's program makes its own again."""
+    rounds(net)
+    all_answer(net)
+    on_nodes(net, flush)
+    for number, host in net.nodes.items():
+        net.sh(
+            host,
+            "for d in lo eth0; do ip link set $d down; ip link set $d up; done;"
+            f"ip addr replace fd00:{number}::2/64 dev eth0 nodad;"
+            f"ip -6 route replace default via fd00:{number}::1",
+        )
+    rounds(net, 3)
+    forget_neighbours(net)
     all_answer(net)
 
 

@@ -120,6 +120,11 @@ async def test_both_ends_of_a_veth_get_a_new_mtu(kernel, pod, host, sh):
     "damage",
     [
         pytest.param(f"ip link set {HOST} down", id="device-down"),
+        pytest.param(f"ip link set {HOST} arp off", id="no-ARP"),
+        pytest.param(f"ip link set {HOST} multicast off", id="no-multicast"),
+        pytest.param(f"ip link set {HOST} group default", id="another-group"),
+        pytest.param("ip route flush table local", id="own-routes"),
+        pytest.param("ip -6 route flush table local", id="own-routes-of-IPv6"),
         pytest.param(f"ip link del {HOST}", id="device-gone"),
         pytest.param(f"ip link set {HOST} mtu 1300", id="mtu"),
         pytest.param(f"ip addr del 169.254.1.1/32 dev {HOST}", id="address-gone"),

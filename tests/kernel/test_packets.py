@@ -76,13 +76,14 @@ class Packet:
 @dataclass(frozen=True)
 class Kind:
     """Rules that do one thing, and packets that show it. ``policy``: of FORWARD, by others; ``others``: their rules in
-    both families, in the table filter.
+    both families, in the table filter; ``raw``: in the table raw.
     """
 
     of: Callable[[FirewallRule], bool]
     packets: tuple[Packet, ...]
     policy: str = "ACCEPT"
     others: tuple[str, ...] = ()
+    raw: tuple[str, ...] = ()
 
 
 FROM_PODS = Kind(
@@ -144,7 +145,7 @@ OUTSIDE_TO_SID = Kind(
     ),
 )
 ELSEWHERE_TO_SID = Kind(
-    lambda rule: of_the_underlay(rule) and (rule.target == "RETURN" or bool(rule.destination)),
+    lambda rule: of_the_underlay(rule) and (passes(rule) or bool(rule.destination)),
     (
         Packet("guest", "node@guest", False, True, destination=SID, families=(6,)),
         Packet("guest", "node@guest", False, True, destination=LOOPBACK, families=(6,)),
@@ -159,7 +160,7 @@ ELSEWHERE_TO_SID = Kind(
     ),
 )
 FROM_ELSEWHERE_AS_A_NODE = Kind(
-    lambda rule: of_the_underlay(rule) and (rule.target == "RETURN" or bool(rule.source)),
+    lambda rule: of_the_underlay(rule) and (passes(rule) or bool(rule.source)),
     (
         Packet("guest", "node@guest", False, True, source=FOREIGN["guest"][6], families=(6,)),
         Packet("guest", "peer", False, True, source=FOREIGN["guest"][6], families=(6,)),
@@ -178,6 +179,11 @@ UNTRACKED_FROM_PODS = Kind(
     lambda rule: rule.target == "NOTRACK" and bool(rule.in_interface),
     (Packet("pod", "peer", True, False), Packet("peer", "pod", False, False)),
     others=TRACKED,
+)
+ACCEPTED_FROM_PODS = Kind(
+    lambda rule: rule.target == "ACCEPT" and rule.chain == "PREROUTING",
+    (Packet("pod", "peer", True, False), Packet("peer", "pod", True, True)),
+    raw=("PREROUTING -i G+ -j DROP",),
 )
 UNTRACKED_TO_SPACE = Kind(
     lambda rule: rule.target == "NOTRACK" and rule.chain == "PREROUTING" and bool(rule.destination),
@@ -214,13 +220,19 @@ UNTRACKED_BY_NODE_FROM_SPACE = Kind(
 )
 
 
+def passes(rule: FirewallRule) -> bool:
+    """Whether what it matches meets no further rule of Galactic's."""
+    return rule.target in ("RETURN", "ACCEPT")
+
+
 def of_the_underlay(rule: FirewallRule) -> bool:
     """Whether it is one of the rules that accept sources and SIDs of the SRv6 block from the underlay's interfaces
     alone.
     """
-    last = rule.target == "RETURN" or (rule.target == "DROP" and bool(rule.source) != bool(rule.destination))
+    last = passes(rule) or (rule.target == "DROP" and bool(rule.source) != bool(rule.destination))
     return (
         rule.chain == "PREROUTING"
+        and rule.family == 6
         and rule.icmpv6 is None
         and last
         and not rule.outside
@@ -241,6 +253,7 @@ KINDS = {
     "PREROUTING-elsewhere-to-SID": ELSEWHERE_TO_SID,
     "PREROUTING-elsewhere-as-a-node": FROM_ELSEWHERE_AS_A_NODE,
     "PREROUTING-untracked-from-pods": UNTRACKED_FROM_PODS,
+    "PREROUTING-accepted-from-pods": ACCEPTED_FROM_PODS,
     "PREROUTING-untracked-to-SRv6-space": UNTRACKED_TO_SPACE,
     "OUTPUT-untracked-to-pods": UNTRACKED_BY_NODE_TO_PODS,
     "OUTPUT-untracked-to-SRv6-space": UNTRACKED_BY_NODE_TO_SPACE,
@@ -325,14 +338,24 @@ class Fabric:
         made.setblocking(False)
         return made
 
-    def empty(self, backend: str, forward: str, others: tuple[str, ...] = (), inward: str = "ACCEPT") -> None:
-        """Nothing is left in the tables but ``others``, rules in filter; FORWARD and INPUT have those policies.
+    def empty(
+        self,
+        backend: str,
+        forward: str,
+        others: tuple[str, ...] = (),
+        *,
+        inward: str = "ACCEPT",
+        raw: tuple[str, ...] = (),
+    ) -> None:
+        """Nothing is left in the tables but ``others``, rules in filter, and ``raw``; FORWARD and INPUT have those
+        policies.
 
         Does nothing where that is so already.
         """
         rules = "".join(f"-A {rule}\\n" for rule in others)
         policies = f":INPUT {inward} [0:0]\\n:FORWARD {forward} [0:0]\\n"
-        tables = f"*raw\\nCOMMIT\\n*filter\\n{policies}{rules}COMMIT\\n"
+        ahead = "".join(f"-A {rule}\\n" for rule in raw)
+        tables = f"*raw\\n{ahead}COMMIT\\n*filter\\n{policies}{rules}COMMIT\\n"
         if self._tables.get(backend) == tables:
             return
         commands = (f"printf '{tables}' | {name}-{backend}-restore -w" for name in ("iptables", "ip6tables"))
@@ -426,9 +449,15 @@ def fabric() -> Iterator[Fabric]:
 
 @contextmanager
 def clean(
-    fabric: Fabric, backend: str, policy: str = "ACCEPT", others: tuple[str, ...] = (), inward: str = "ACCEPT"
+    fabric: Fabric,
+    backend: str,
+    policy: str = "ACCEPT",
+    others: tuple[str, ...] = (),
+    *,
+    inward: str = "ACCEPT",
+    raw: tuple[str, ...] = (),
 ) -> Iterator[None]:
-    fabric.empty(backend, policy, others, inward)
+    fabric.empty(backend, policy, others, inward=inward, raw=raw)
     try:
         yield
     finally:
@@ -441,7 +470,7 @@ def test_a_kind_of_rule_alone(fabric: Fabric, backend: str, kind: Kind) -> None:
     packets = [(packet, family) for packet in kind.packets for family in packet.families]
     rules = [rule for rule in RULES if kind.of(rule)]
     assert {rule.family for rule in rules} <= {family for _, family in packets}
-    with clean(fabric, backend, kind.policy, kind.others):
+    with clean(fabric, backend, kind.policy, kind.others, raw=kind.raw):
         assert fabric.arrivals(packets) == [packet.otherwise for packet, _ in packets]
         fabric.put(backend, rules)
         assert fabric.arrivals(packets) == [packet.passes for packet, _ in packets]
@@ -454,7 +483,7 @@ def test_every_rule_is_of_a_kind() -> None:
         for rule in RULES
         if rule.icmpv6 is None
         and sum(kind.of(rule) for kind in KINDS.values())
-        != (2 if of_the_underlay(rule) and rule.target == "RETURN" else 1)
+        != {"RETURN": 2, "ACCEPT": 3}.get(rule.target if of_the_underlay(rule) else "", 1)
     ]
     assert strange == []
 

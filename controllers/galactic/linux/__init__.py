@@ -15,6 +15,7 @@ liveness               echo requests to other nodes, again and again
 too_big                packet-too-big messages about SRv6 packets, and their answers
 namespace              network namespaces, and sockets inside them
 sysctl, underlay       sysctls; the interface of the SRv6 packets
+local_routes           the kernel's own routes to the host's addresses
 route_lookup           the route that the kernel chooses for a packet
 preflight              what this kernel supports, tried in a temporary namespace
 firewall               the packet filter's rules; ``iptables`` is the process that writes them

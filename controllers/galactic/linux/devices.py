@@ -34,7 +34,7 @@ from galactic.names import parse_interface
 _KINDS: Final = frozenset({"vrf", "dummy", "veth"})
 _SIOCSIFMTU: Final = 0x8922
 _IFREQ_MTU: Final = struct.Struct("16si20x")
-_IFF_UP: Final = 0x1
+_IFF_UP, _IFF_NOARP, _IFF_MULTICAST = 0x1, 0x80, 0x1000
 _SKIP_STATS: Final = 0x8  # RTEXT_FILTER_SKIP_STATS
 _IFA_F_NODAD: Final = 0x02
 _IFA_F_PERMANENT: Final = 0x80
@@ -101,14 +101,16 @@ class Devices:
             table=(message.get(("linkinfo", "data", "vrf_table")) or 0) if kind == "vrf" else 0,
             master=device_name(self._socket, master) if master else "",
             mtu=message.get("mtu") or 0,
-            # a host end outside the group is not checked for forged sources: as good as down, so that it is corrected
-            up=bool(message["flags"] & _IFF_UP) and message.get("group") == _group(kind),
+            # a host end outside the group is not checked for forged sources, and one without ARP or multicast finds no
+            # pod: as good as down, so that it is corrected
+            up=message["flags"] & _flags_mask(kind) == _flags(kind) and message.get("group") == _group(kind),
             ifindex=message["index"],
             mac=message.get("address") or "",
         )
 
-    async def set_link(self, name: str, link: Link) -> None:
-        """Creates or corrects the device: enslaved first, then up.
+    async def set_link(self, name: str, link: Link, *, cycle: bool = False) -> None:
+        """Creates or corrects the device: enslaved first, then up. ``cycle``: down before, so that the kernel makes its
+        own routes of the device again.
 
         A device of another kind or table is deleted and created again.
         """
@@ -133,8 +135,11 @@ class Devices:
                     _set_mtu(*link.peer, link.mtu)
             if link.mac and present.mac != link.mac:
                 await self._route.link("set", index=index, address=link.mac)
-            if not present.up:
-                await self._route.link("set", index=index, state="up", group=_group(link.kind))
+            if cycle:
+                await self._route.link("set", index=index, state="down")
+            if cycle or not present.up:
+                flags = {"flags": _flags(link.kind), "change": _flags_mask(link.kind)}
+                await self._route.link("set", index=index, group=_group(link.kind), **flags)
 
     async def _link_at(self, index: int) -> Link | None:
         (message,) = await self._route.link("get", index=index, ext_mask=_SKIP_STATS)
@@ -287,6 +292,15 @@ class Devices:
         """Deletes a rule; a missing one is no error."""
         with translated(errno.ENOENT, errno.ESRCH):
             await self._route.rule("del", **_rule(rule))
+
+
+def _flags(kind: str) -> int:
+    return _IFF_UP | _IFF_MULTICAST if kind == "veth" else _IFF_UP
+
+
+def _flags_mask(kind: str) -> int:
+    """The flags that decide: VRFs and dummies have neither ARP nor, in part, multicast."""
+    return _IFF_UP | _IFF_NOARP | _IFF_MULTICAST if kind == "veth" else _IFF_UP
 
 
 def _group(kind: str) -> int:

@@ -11,6 +11,9 @@ distinguish them, and NAT of other programs applies to tracked packets only. The
 its exclusion when it encapsulates and when End.DT46 decapsulates (nf_reset_ct): the inner packet is excluded again
 when it passes PREROUTING with the VRF.
 
+What remains of packets of VPCs is accepted there: a rule behind it in raw, such as docker's for the addresses of its
+containers, would be about the address of another host.
+
 The wildcard ``G+`` is every host end, and every VRF as well: a packet from a pod passes PREROUTING twice, first with
 the veth and then with the VRF as its incoming device, and FORWARD and INPUT with the VRF. Host ends alone are the
 device group that their sources are checked by: what comes out of a tunnel passes PREROUTING with the VRF, and its way
@@ -121,10 +124,11 @@ def firewall(
     outside = FirewallRule(6, "PREROUTING", "DROP", source=inside, outside=True, destination=here)
     return (
         *(rule for family in (4, 6) for rule in _either(family)),
+        FirewallRule(4, "PREROUTING", "ACCEPT", in_interface=OURS),
         FirewallRule(6, "FORWARD", "ACCEPT", source=inside),
         FirewallRule(6, "FORWARD", "ACCEPT", destination=inside),
         FirewallRule(6, "PREROUTING", "DROP", in_interface=OURS, destination=inside),
-        FirewallRule(6, "PREROUTING", "RETURN", in_interface=OURS),
+        FirewallRule(6, "PREROUTING", "ACCEPT", in_interface=OURS),
         FirewallRule(6, "PREROUTING", "NOTRACK", destination=inside),
         *((*errors, outside) if guard else ()),
         *(FirewallRule(6, "PREROUTING", "RETURN", in_interface=device) for device in trusted),

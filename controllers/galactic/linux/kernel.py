@@ -12,6 +12,7 @@ from typing import Self
 from galactic.errors import Rejected, Unreachable
 from galactic.linux import devconf, kept_neighbours, neighbours, sysctl
 from galactic.linux.devices import Devices, is_galactic, translated
+from galactic.linux.local_routes import local_routes
 from galactic.linux.namespace import Namespace
 from galactic.linux.objects import (
     MAIN_TABLE,
@@ -19,6 +20,8 @@ from galactic.linux.objects import (
     EncapJob,
     EncapSink,
     Family,
+    Interface,
+    Link,
     LookupOrder,
     Neighbour,
     NeighbourState,
@@ -45,6 +48,7 @@ class LinuxKernel:
         self._devices = Devices(names, requests)
         self._routes = RouteSocket(self._namespace, routes)
         self._sysctls: set[str] = set()
+        self._cycled: set[str] = set()  # devices that are set down and up again
         self._lock = asyncio.Lock()
 
     @property
@@ -54,14 +58,33 @@ class LinuxKernel:
 
     async def objects(self) -> Objects:
         """Galactic's objects except routes. Sysctls: those that this object has written before."""
+        links, addresses = await self._devices.links(), await self._devices.addresses()
+        await self._doubt(links, addresses)
         return Objects(
-            links=await self._devices.links(),
-            addresses=await self._devices.addresses(),
+            links=links,
+            addresses=addresses,
             rules=await self._devices.rules(),
             lookups=await self._devices.lookups(),
             sysctls=await self.sysctls(),
             neighbours=await kept_neighbours.kept(self._namespace, is_galactic),
         )
+
+    async def _doubt(self, links: dict[str, Link], addresses: dict[tuple[str, Interface], bool]) -> None:
+        """Where another program took the kernel's own routes of a device (``ip route flush table all``), a host end is
+        as good as down, and is set down and up again. An address of another device is as good as gone.
+        """
+        present = await local_routes(self._namespace)
+        self._cycled.clear()
+        for device, address in list(addresses):
+            link = links.get(device)
+            if link is None or not link.up or (link.ifindex, address.ip.packed) in present:
+                continue
+            if link.kind == "veth":
+                self._cycled.add(device)
+            else:
+                del addresses[device, address]
+        for device in self._cycled:
+            links[device] = links[device]._replace(up=False)
 
     async def sysctls(self) -> dict[str, str]:
         """The values of the sysctls that this object has written before; not those of devices that are gone."""
@@ -143,7 +166,9 @@ class LinuxKernel:
         # objects that depend on these are skipped, and are no failures of their own
         missing: set[str] = set()
         for name, link in sorted(wanted.links.set.items(), key=lambda item: _ORDER[item[1].kind]):
-            if not await failures.of(f"device {name}", devices.set_link(name, link)):
+            if not await failures.of(
+                f"device {name}", devices.set_link(name, link, cycle=name in self._cycled)
+            ):
                 missing.add(name)
         # a device's sysctls come with the device, net.vrf.strict_mode with the first VRF
         late = sysctl.write(self._namespace, {path: wanted.sysctls.set[path] for path in late})

@@ -385,15 +385,15 @@ class DevicesTowards:
 
 
 def dump_request(
-    family: int, sequence: int, *, table: int = 0, device: int = 0, protocol: int = PROTOCOL
+    family: int, sequence: int, *, table: int = 0, device: int = 0, protocol: int = PROTOCOL, kind: int = 0
 ) -> bytes:
     """A request for the routes of a family, or of one table and device. For sockets with strict checking.
 
-    ``protocol`` 0: of all programs; by default Galactic's.
+    ``protocol`` 0: of all programs; by default Galactic's. ``kind``: a type (RTN_…); 0: all.
     """
     attributes = _NUMBER.pack(8, _RTA_TABLE, table) if table else b""
     attributes += _NUMBER.pack(8, _RTA_OIF, device) if device else b""
-    route = _ROUTE.pack(family, 0, 0, 0, 0, protocol, 0, 0, 0)
+    route = _ROUTE.pack(family, 0, 0, 0, 0, protocol, 0, kind, 0)
     flags = NLM_F_REQUEST | NLM_F_DUMP
     return HEADER.pack(_HEAD + len(attributes), RTM_GETROUTE, flags, sequence, 0) + route + attributes
 

@@ -33,10 +33,11 @@ BASE = [
     "6 PREROUTING -m devgroup --src-group 0x9a -m rpfilter --invert -j DROP",
     "6 PREROUTING -i G+ -j CT --notrack",
     "6 OUTPUT -o G+ -j CT --notrack",
+    "4 PREROUTING -i G+ -j ACCEPT",
     "6 FORWARD -s 2001:db8:ff00::/40 -j ACCEPT",
     "6 FORWARD -d 2001:db8:ff00::/40 -j ACCEPT",
     "6 PREROUTING -d 2001:db8:ff00::/40 -i G+ -j DROP",
-    "6 PREROUTING -i G+ -j RETURN",
+    "6 PREROUTING -i G+ -j ACCEPT",
     "6 PREROUTING -d 2001:db8:ff00::/40 -j CT --notrack",
 ]
 LAST = [
