@@ -57,7 +57,7 @@ def test_once_and_only_once(host, sh, backend):
     assert "-A OUTPUT -j GALACTIC-OUTPUT" in raw
     chain = [line for line in raw if line.startswith("-A GALACTIC-PREROUTING")]
     assert [line.split()[-1] for line in chain] == [
-        *["DROP", "--notrack", "DROP", "RETURN", "--notrack"],
+        *["DROP", "--notrack", "DROP", "ACCEPT", "--notrack"],
         *["RETURN"] * 8,  # four kinds of errors, by lo and by eth0
         "DROP",
         *["RETURN", "RETURN", "DROP", "DROP"],
