@@ -20,6 +20,7 @@ from galactic.linux.nftables import Nftables, Table
 from galactic.linux.objects import LOOPBACK_DEVICE, Encap, Objects, change, route_key
 from galactic.linux.preflight import preflight
 from galactic.node.dataplane import gateway_routes, plan
+from galactic.node.dataplane.connection_rules import CONNECTIONS
 from galactic.node.dataplane.gateway_rules import TABLE, WayOut, table
 from galactic.node.dataplane.parts import union
 from galactic.node.state.attachment import Attachment
@@ -103,9 +104,9 @@ def planned(node: int, paths: dict[str, str], gateways: GatewayState) -> Objects
     return union(parts)
 
 
-def rules(node: int, gateways: GatewayState) -> Table:
+def rules(node: int, gateways: GatewayState, connections: int = CONNECTIONS) -> Table:
     exits = ((one, gateways.exit_here(vpc, prefix(node))) for vpc, one in gateways.all.items())
-    return table(WayOut(one, exit_) for one, exit_ in exits if exit_)
+    return table((WayOut(one, exit_) for one, exit_ in exits if exit_), connections)
 
 
 @dataclass
@@ -116,12 +117,12 @@ class Net:
     pods: dict[str, Namespace]
     sh: object
 
-    def lead(self, gateways, away=()) -> None:
-        """The gateways are in force on all nodes; ``away``: nodes that are led round."""
+    def lead(self, gateways, away=(), connections: int = CONNECTIONS) -> None:
+        """The gateways are in force on all nodes; ``away``: nodes that are led round. ``connections``: of a VPC."""
         paths = {pod: path_of(one) for pod, one in self.pods.items()}
         for node, space in self.nodes.items():
             known = state(node, gateways, away)
-            self.nft(node, rules(node, known))
+            self.nft(node, rules(node, known, connections))
             asyncio.run(write(space, planned(node, paths, known)))
 
     def nft(self, node: int, wanted: Table) -> None:

@@ -24,13 +24,18 @@ from gateway_net import (
     planned,
     state,
 )
-from two_nodes import path_of
+from two_nodes import path_of, patiently
 
 from galactic import names
 from galactic.linux.kernel import LinuxKernel
+from galactic.linux.nftables import Nftables
 from galactic.linux.objects import change
+from galactic.node.dataplane.connection_rules import REFUSED
+from galactic.node.dataplane.gateway_rules import TABLE
 
 pytestmark = [pytest.mark.vrf, pytest.mark.every_kernel]
+SILENT = {4: "198.51.100.9", 6: "2001:db8:7::9"}
+"""An address outside that answers nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +187,50 @@ def test_another_exit_goes_on_when_one_is_gone(net, sh, family):
         assert set(after.values()) == {held(1, left)[family]}
     net.lead([gateway(1), gateway(2)])
     assert {address: net.seen("1", family, address) for address in many} == before
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_vpc_has_a_share_of_connection_tracking_alone(net, sh, family):
+    """All of VPC 1's connections that are never answered count, until they are given up. Those that are established go
+    on, and the other VPC has its own share.
+    """
+    share = 40
+    net.lead([gateway(1, (2,)), gateway(2, (2,))], connections=share)
+    index = socket.AF_INET6 if family == 6 else socket.AF_INET
+
+    def connect():
+        return socket.create_connection((OUTSIDE[family], PORT), 20)
+
+    def flood():
+        for port in range(20000, 20000 + 10 * share):
+            with socket.socket(index, socket.SOCK_DGRAM) as made:
+                made.bind((POD[family], port))
+                made.sendto(b"?", (SILENT[family], 9))
+
+    def tracked() -> int:
+        return int(sh(net.nodes[2], "sysctl -n net.netfilter.nf_conntrack_count"))
+
+    sh(net.outside, f"ip addr replace {SILENT[family]}/{24 if family == 4 else '64 nodad'} dev eth0")
+    sh(net.outside, f"ip{'6' * (family == 6)}tables -A INPUT -d {SILENT[family]} -j DROP")
+    try:
+        with net.pods["1"].run(connect) as made:
+            assert made.recv(100).decode() == held(1, 2)[family]
+            before = tracked()
+            net.pods["1"].run(flood)
+            assert share // 2 < tracked() - before < 5 * share, "more than a share only where this takes long"
+            counted = net.nodes[2].run(lambda: asyncio.run(Nftables().counted(TABLE, REFUSED)))
+            assert counted[names.exit_end(1, FUNCTION)] >= 4 * share
+            made.sendall(b"still there?")
+            assert made.recv(100) == b"still there?"
+            assert net.seen("9", family, tries=10) == held(2, 2)[family]
+        assert patient(lambda: net.seen("1", family) == held(1, 2)[family]), "there is room again"
+    finally:
+        sh(net.outside, f"ip{'6' * (family == 6)}tables -D INPUT -d {SILENT[family]} -j DROP")
+        net.lead([])
+
+
+def patient(true) -> bool:
+    return any(true() for _ in patiently())
 
 
 def test_a_second_writing_changes_nothing_and_all_of_it_goes(net):

@@ -1,4 +1,5 @@
-"""Entries of the kernel's connection tracking that lead to a host which serves no more, and their end.
+"""The kernel's connection tracking: how many entries it takes, and the end of those that lead to a host which serves no
+more.
 
 A UDP client that goes on sending keeps its entry, and so its host. Without the entry its next packet is a new
 connection's. Filters of dumps and flushes depend on the kernel's version, so entries are compared here.
@@ -11,6 +12,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from galactic.errors import Unreachable
@@ -28,6 +30,7 @@ _IP, _PROTO = 1, 2
 _NESTED: Final = 0x8000
 _PART: Final = 1 << 17
 TIMEOUT_SECONDS: Final = 10.0
+_MAX: Final = Path("/proc/sys/net/netfilter/nf_conntrack_max")
 
 
 class Service(NamedTuple):
@@ -37,6 +40,14 @@ class Service(NamedTuple):
     protocol: int
     address: Address
     port: int
+
+
+def capacity() -> int | None:
+    """The entries that the table takes, of all network namespaces' one by one; None before the kernel has loaded it."""
+    try:
+        return int(_MAX.read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def release(serving: Mapping[Service, AbstractSet[Address]]) -> int:

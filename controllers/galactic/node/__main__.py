@@ -109,6 +109,8 @@ async def run(  # noqa: PLR0915 - the wiring
         )
         reader.policy_drops = policies.drops
         gateways = GatewayFilter(Nftables(), store, lacking, sync.leads_out)
+        gateways.share()
+        reader.refused_connections = gateways.refused
         await gateways.attempt()  # before the kernel is read: ways out of an earlier life stay
         gateway_health = GatewayHealth(store, EchoSocket, metrics.gateway_failovers.inc)
         host = HostTasks(

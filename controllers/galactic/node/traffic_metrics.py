@@ -37,6 +37,8 @@ class TrafficSeries:
     vpcs: list[Series] = field(default_factory=list)
     gateways: list[Series] = field(default_factory=list)
     """Of the ways out on this node: *sent* left the cluster, *received* came in."""
+    refused: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Packets of new connections that a gateway had no room for."""
     node_drops: Mapping[tuple[str, int], int] = field(default_factory=dict)
     left_out: Mapping[str, int] = field(default_factory=dict)
     lost: int = 0
@@ -65,7 +67,7 @@ def traffic_series(
         if vpc in vpc_names:
             of_vpcs[vpc_names[vpc],] = Series((vpc_names[vpc],), counters)
     left_out = {"limit": len(named) - len(chosen), "unnamed": len(attachments) - len(named)}
-    return TrafficSeries([*of_attachments.values()], [*of_vpcs.values()], [], {}, left_out, usage.lost)
+    return TrafficSeries([*of_attachments.values()], [*of_vpcs.values()], left_out=left_out, lost=usage.lost)
 
 
 class TrafficCollector(Collector):
@@ -80,6 +82,15 @@ class TrafficCollector(Collector):
         yield from _traffic("attachment", "an attachment", ATTACHMENT, current.attachments)
         yield from _traffic("vpc", "a VPC's attachments on this node", VPC, current.vpcs)
         yield from _led_out(current.gateways)
+        refused = CounterMetricFamily(
+            "galactic_node_gateway_refused_packets",
+            "Packets of new connections that were dropped, because the gateway's VPC has its share of this host's "
+            "connection tracking.",
+            labels=GATEWAY,
+        )
+        for names, packets in current.refused.items():
+            refused.add_metric(names, packets)
+        yield refused
         node = CounterMetricFamily(
             "galactic_node_dropped_packets",
             "Packets dropped on this node, by reason: forged_source, node_service and srv6_space are the packet "

@@ -224,6 +224,9 @@ class Nft:
     def generation(self):
         return self.number
 
+    async def counted(self, table, name):
+        return {f"{table} {name}": 3}
+
 
 async def nothing():
     return ""
@@ -262,6 +265,39 @@ async def test_rules_come_first_and_go_last(store):
     assert not store.attachments.hosts(VPC)
     await rules.round(5.0 + LINGER_SECONDS)
     assert nft.scripts[-1] == "delete table inet galactic-gateways\n"
+
+
+def test_connections_of_a_vpc_are_bounded_in_each_family_and_at_each_end():
+    way = gateway(exit_(1, "203.0.113.1"))
+    plain = table([WayOut(way, way.exits[0])], 40)
+    sizes = [one.declaration for name, one in plain.sets.items() if name.startswith("o-")]
+    assert len(sizes) == 4
+    assert all("size 40;" in size for size in sizes)
+    assert (
+        plain.chains["forwarded"].rules[-1] == f'oifname "{names.exit_end(VPC, FUNCTION)}" goto o-{VPC:012x}'
+    )
+    assert plain.chains[f"o-{VPC:012x}"].rules[-1].endswith("update @refused { oifname counter } drop")
+    both = replace(way, published=(udp("10.1.1.1"),))
+    ends = {name for name in table([WayOut(both, both.exits[0])], 40).chains if name[1:2] == "-"}
+    assert ends == {f"o-{VPC:012x}", f"i-{VPC:012x}"}
+    own = replace(way, snat=False)
+    assert "refused" not in table([WayOut(own, own.exits[0])]).sets, "nothing is tracked without SNAT"
+
+
+def test_the_share_follows_the_hosts_connection_tracking(store, monkeypatch):
+    rules = GatewayFilter(Nft(), store, nothing, lambda _: True)
+    for capacity, share in ((262144, 16384), (65536, 4096), (None, 16384)):
+        monkeypatch.setattr(gateway_filter, "capacity", lambda capacity=capacity: capacity)
+        rules.share()
+        assert rules.connections == share
+
+
+async def test_refused_connections_are_counted_once_there_are_rules(store):
+    rules = GatewayFilter(Nft(), store, nothing, lambda _: True)
+    assert await rules.refused() == {}
+    store.set_gateways({VPC: gateway(exit_(1, "203.0.113.1"))})
+    await rules.round(1.0)
+    assert await rules.refused() == {"inet galactic-gateways refused": 3}
 
 
 async def test_a_reported_change_is_put_back_before_the_next_round(store, monkeypatch):

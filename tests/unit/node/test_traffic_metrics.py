@@ -84,6 +84,11 @@ def test_what_leaves_and_comes_in_by_a_gateway_has_its_name() -> None:
     assert found["gateway_packets_total", "blue", "way", "in"] == 2
 
 
+def test_connections_that_a_gateway_had_no_room_for_have_its_name() -> None:
+    found = exposed(TrafficSeries(refused={("blue", "way"): 7}))
+    assert found["gateway_refused_packets_total", "blue", "way"] == 7
+
+
 def test_no_label_is_an_identifier() -> None:
     one = attachment(1)
     current = traffic_series(usage(one), {one.key: one}, NAMES, 10)

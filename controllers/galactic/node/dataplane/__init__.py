@@ -7,8 +7,9 @@ changed. ``macs``: the MACs of Galactic's devices. ``host_settings``: sysctls of
 ``setup``: kernel, underlay and packet filter as the plan needs them, by way of ``adapter``, the host. ``neighbours``:
 whether attached pods answer ARP and neighbour discovery. ``path_mtu``: links on the way to other nodes that are
 smaller than the underlay's interface. ``gateway_routes``: default routes to VPCGateways' exits, and the exit on this
-node; ``gateway_shares``: the exits' parts of a hash's range; ``gateway_rules`` and ``published_rules``: their
-rules, and ``gateway_filter``, the task that keeps them; ``gateway_health``: whether exits answer.
+node; ``gateway_shares``: the exits' parts of a hash's range; ``gateway_rules``, ``published_rules`` and
+``connection_rules``: their rules, and ``gateway_filter``, the task that keeps them; ``gateway_health``: whether exits
+answer.
 ``counter_reader``: counters of host ends, added to the usage.
 ``flows``: a pod's packets and their verdicts, on demand. ``probes``: next hops and echo requests, on demand.
 ``sandbox``: a pod's network namespace. ``memory``: a kernel in memory, for tests.

@@ -24,6 +24,7 @@ from galactic.linux.legacy import in_use
 from galactic.linux.link_counters import LinkCounters, Reading, traffic, unrouted4
 from galactic.linux.namespace import Namespace
 from galactic.linux.objects import Address
+from galactic.node.dataplane import connection_rules
 from galactic.node.state.attachment import Key
 from galactic.node.state.checkpoint import Checkpoint
 from galactic.node.state.store import Store
@@ -70,6 +71,9 @@ class CounterReader:
         self.usage = restored(checkpoint, boot_id())
         self.policy_drops: PolicyDrops | None = None
         """Where rules of policies are enforced: the packets that they dropped, by host end."""
+        self.refused_connections: PolicyDrops | None = None
+        """Where rules of gateways are kept: packets of new connections that they dropped, by device."""
+        self._refused: Mapping[str, int] = {}
         self._readings: Mapping[str, Reading] = {}
         self.node_drops: Mapping[tuple[str, int], int] = {}
         """Packets that the packet filter dropped, and those without a route, by reason and IP version."""
@@ -94,6 +98,9 @@ class CounterReader:
         self._readings = readings
         self.usage.observe(now(), self._store.attachments, readings, names.host_end)
         self.node_drops = node_drops(drops(in_use()), unrouted4())
+        if self.refused_connections is not None:
+            with suppress(GalacticError):
+                self._refused = await self.refused_connections()
         self.save()
 
     async def _dropped(self) -> dict[str, int]:
@@ -122,7 +129,8 @@ class CounterReader:
     def series(self, vpc_names: Mapping[int, str], limit: int) -> TrafficSeries:
         """The series to expose, as they were last read."""
         current = traffic_series(self.usage, self._store.attachments, vpc_names, limit)
-        return replace(current, gateways=[*self._led_out()], node_drops=self.node_drops)
+        led_out, refused = [*self._led_out()], self._not_led()
+        return replace(current, gateways=led_out, refused=refused, node_drops=self.node_drops)
 
     def _led_out(self) -> Iterator[Series]:
         """The ways out on this node, counted by the end of the pair of devices that is in no VRF."""
@@ -132,6 +140,18 @@ class CounterReader:
             if reading is not None and gateways.exit_here(vpc, prefix):
                 namespace, _, name = gateway.name.partition("/")
                 yield Series((namespace, name), reading.counters)
+
+    def _not_led(self) -> dict[tuple[str, str], int]:
+        """New connections' packets that were dropped, by gateway."""
+        gateways, prefix = self._store.gateways, self._store.node.prefix
+        counted = {}
+        for vpc, gateway in sorted(gateways.all.items()):
+            if gateways.exit_here(vpc, prefix):
+                namespace, _, name = gateway.name.partition("/")
+                counted[namespace, name] = sum(
+                    self._refused.get(device, 0) for device in connection_rules.ends(gateway)
+                )
+        return counted
 
     def save(self) -> None:
         """Writes the file. Raises Unreachable."""

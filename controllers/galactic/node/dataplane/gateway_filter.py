@@ -8,14 +8,15 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from collections.abc import Set as AbstractSet
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
 from galactic.errors import GalacticError
-from galactic.linux.connections import Service, release
+from galactic.linux.connections import Service, capacity, release
 from galactic.linux.kept_table import KeptTable, Kernel
 from galactic.linux.objects import Address
+from galactic.node.dataplane.connection_rules import CONNECTIONS, REFUSED
 from galactic.node.dataplane.gateway_rules import TABLE, WayOut, served, table
 from galactic.node.state.condition import ConditionState
 from galactic.node.state.store import Store
@@ -26,7 +27,15 @@ PENDING_SECONDS: Final = 0.1
 """Between two rounds while a way out is not in the kernel yet, or not gone yet."""
 LINGER_SECONDS: Final = 20.0
 """For which rules of a way out stay that is no more: longer than a round that fails to remove it is repeated."""
+SHARE: Final = 16
+"""Of the host's connection tracking a VPC has one part in so many, in each family and direction."""
 Serving = Mapping[Service, AbstractSet[Address]]
+
+
+class Filter(Kernel, Protocol):
+    """The kernel's tables. ``galactic.linux.nftables.Nftables`` is the real one."""
+
+    async def counted(self, table: str, name: str) -> dict[str, int]: ...
 
 
 class GatewayFilter:
@@ -36,15 +45,18 @@ class GatewayFilter:
 
     def __init__(
         self,
-        nft: Kernel,
+        nft: Filter,
         store: Store,
         lacking: Callable[[], Awaitable[str]],
         leads_out: Callable[[int], bool],
         release: Callable[[Serving], int] = release,
     ) -> None:
         self._kept, self._store, self._lacking = KeptTable(nft, TABLE), store, lacking
+        self._nft = nft
         self._leads_out, self._release = leads_out, release
         self._serving: Serving = {}
+        self.connections = CONNECTIONS
+        """Of a VPC, in each family and direction."""
         self._changed = store.watch()
         self._ways: dict[int, tuple[WayOut, float]] = {}  # with the time until which a former one stays
         self._problem: str | None = None
@@ -84,13 +96,23 @@ class GatewayFilter:
         self._ways = {
             vpc: (way, until) for vpc, (way, until) in self._ways.items() if vpc in current or until > now
         } | {vpc: (way, now + LINGER_SECONDS) for vpc, way in current.items()}
-        wanted = table(way for way, _ in self._ways.values())
+        wanted = table((way for way, _ in self._ways.values()), self.connections)
         if self._kept.written is None and not wanted.chains and await self._lacking():
             self._kept.assume(wanted)  # nothing to remove where nothing can be
         await self._kept.verify()
         await self._kept.write(wanted)
         store.set_filtered(current.keys())
         await self._release_stale()
+
+    def share(self) -> None:
+        """A VPC's connections are a part of what the host's connection tracking takes."""
+        self.connections = (capacity() or CONNECTIONS * SHARE) // SHARE
+
+    async def refused(self) -> Mapping[str, int]:
+        """New connections' packets that were dropped, as their VPC had its share, by device. Raises Unreachable."""
+        if self._kept.written is None or REFUSED not in self._kept.written.sets:
+            return {}
+        return await self._nft.counted(TABLE, REFUSED)
 
     async def _release_stale(self) -> None:
         """UDP clients whose pod serves no more get another one. TCP connections stay with their pods."""

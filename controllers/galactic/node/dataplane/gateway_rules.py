@@ -22,7 +22,7 @@ from galactic import names
 from galactic.linux.connections import Service
 from galactic.linux.nftables import Chain, Set, Table
 from galactic.linux.objects import Address, Network
-from galactic.node.dataplane import published_rules
+from galactic.node.dataplane import connection_rules, published_rules
 from galactic.node.state.gateways import Exit, Gateway, Published
 
 TABLE: Final = "inet galactic-gateways"
@@ -64,13 +64,16 @@ def zones(vpcs: Iterable[int]) -> dict[int, int]:
     return chosen
 
 
-def table(ways: Iterable[WayOut]) -> Table:
-    """The table for the ways out of this node; without any, none."""
+def table(ways: Iterable[WayOut], connections: int = connection_rules.CONNECTIONS) -> Table:
+    """The table for the ways out of this node; without any, none. ``connections``: of a VPC, in each family and
+    direction.
+    """
     ways = list(ways)
     if not ways:
         return Table(TABLE)
     zone = zones(way.gateway.vpc for way in ways)
     sets: dict[str, Set] = {}
+    bounds: dict[str, Chain] = {}
     before: list[str] = []
     tracked: list[str] = []
     replies: list[str] = []
@@ -84,6 +87,9 @@ def table(ways: Iterable[WayOut]) -> Table:
         forwarded += published_rules.refused(main, way.published)
         forwarded += _forwarded(gateway)
         if gateway.snat:
+            sets |= connection_rules.sets(gateway, connections)
+            bounds |= connection_rules.chains(gateway, connections)
+            forwarded += connection_rules.bounded(gateway)
             tracked += [
                 f'iifname "{vrf}" meta nfproto ipv{family} dnat {IP[family]} to {IP[family]} daddr'
                 for family in sorted(gateway.families)
@@ -110,7 +116,7 @@ def table(ways: Iterable[WayOut]) -> Table:
         "forwarded": Chain(tuple(forwarded), "type filter hook forward priority -10"),
         "translated": Chain(tuple(translated), "type nat hook postrouting priority 90"),
     }
-    return Table(TABLE, {name: chain for name, chain in chains.items() if chain.rules}, sets)
+    return Table(TABLE, bounds | {name: chain for name, chain in chains.items() if chain.rules}, sets)
 
 
 def served(ways: Iterable[WayOut]) -> dict[Service, frozenset[Address]]:
