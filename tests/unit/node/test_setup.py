@@ -12,7 +12,7 @@ from galactic.linux.foreign_chains import Dropping
 from galactic.linux.preflight import Finding, Preflight
 from galactic.linux.underlay import Underlay
 from galactic.node.dataplane import setup
-from galactic.node.dataplane.setup import HostSetup
+from galactic.node.dataplane.setup import LOST_SECONDS, HostSetup
 from galactic.node.state.checkpoint import Checkpoint
 from galactic.node.state.epoch import Clock
 from galactic.node.state.store import Store
@@ -286,6 +286,24 @@ async def test_the_underlay_is_judged(host_setup, machine, clock, underlay, expe
     await host_setup.check()
     assert conditions(host_setup)["Underlay"] == expected
     assert all(condition.message for condition in host_setup.conditions())
+
+
+async def test_an_underlay_that_stays_away_is_reported_and_nothing_else_changes(host_setup, machine, clock):
+    await host_setup.check()
+    network, machine.network = machine.network, None
+    facts = host_setup.host()
+    for seconds, expected in ((6, (True, "Found")), (LOST_SECONDS, (False, "NoUnderlay"))):
+        clock[0] += seconds
+        await host_setup.check()
+        assert conditions(host_setup)["Underlay"] == expected
+        assert host_setup.problem is None, "pods are attached"
+        assert host_setup.host() == facts
+    (text,) = (one.message for one in host_setup.conditions() if one.type == "Underlay")
+    assert "restore the routes and addresses of eth0" in text
+    machine.network = network
+    clock[0] += 6
+    await host_setup.check()
+    assert conditions(host_setup)["Underlay"] == (True, "Found")
 
 
 async def test_a_refused_filter_is_reported_and_tried_again(host_setup, machine, clock, drifted):

@@ -30,6 +30,8 @@ FULL_CHECK_SECONDS: Final = 300.0
 """Between full checks, which cost a process: they notice that other programs use another backend now."""
 UNDERLAY_SECONDS: Final = 5.0
 """Between checks of the underlay: packets that come by a new interface are dropped until it is found."""
+LOST_SECONDS: Final = 30.0
+"""Until an underlay that is away is reported: a default route may be away for a moment."""
 FOREIGN_SECONDS: Final = 5.0
 """Between checks for chains of other programs that drop packets of VPCs."""
 CONTESTED: Final = 5
@@ -115,6 +117,7 @@ class HostSetup:
         self._missing = Backoff(*PREFLIGHT_SECONDS, spread=0.0)
         self._filter_problem: str | None = "the packet filter is not in place yet"
         self._underlay_problem: str | None = "the underlay is not known yet"
+        self._lost = (0.0, "")  # since when the underlay that was there is away, and why
 
     async def run(self) -> None:
         """For ever."""
@@ -198,6 +201,11 @@ class HostSetup:
         underlay = self._underlay
         if underlay is None:
             return ConditionState("Underlay", False, "NoUnderlay", self._underlay_problem or "")
+        since, lost = self._lost
+        if lost and time.monotonic() >= since + LOST_SECONDS:
+            remedy = f"restore the routes and addresses of {underlay.device}"
+            message = f"{lost}, which there was: no packet reaches other nodes; {remedy}"
+            return ConditionState("Underlay", False, "NoUnderlay", message)
         least = SMALLEST_MTU + OVERHEAD[self._preflight.encap if self._preflight else "encap"]
         if underlay.mtu < least:
             message = f"{underlay.device} has MTU {underlay.mtu}: raise it to {least} or more, or full packets are lost"
@@ -272,8 +280,9 @@ class HostSetup:
             if str(error) != self._underlay_problem:
                 log.warning("no underlay found", error=str(error))
             self._underlay_problem = None if self._underlay else str(error)
+            self._lost = (self._lost[0] if self._lost[1] else now, str(error))
             return
-        self._underlay_problem = None
+        self._underlay_problem, self._lost = None, (0.0, "")
         if underlay != self._underlay:
             log.info("underlay found", device=underlay.device, mtu=underlay.mtu, others=underlay.others)
             self._underlay = underlay
