@@ -15,6 +15,7 @@ from galactic.messages import Endpoint, NodeEndpoints, encode
 from galactic.srv6 import parse_prefix, sid
 from galactic_lab.cluster import Lab
 from galactic_lab.controlplane import broker
+from galactic_lab.controlplane.controllers import router_name
 
 NODES = {f"by-hand-{number}": f"2001:db8:ff99:{number}00::/56" for number in (1, 2, 3, 4)}
 
@@ -102,3 +103,29 @@ def test_a_deleted_node_takes_its_routes_along(blue: Tenant) -> None:
     lab.kubectl("delete", "node", "by-hand-3")
     eventually("the other alone is routed", lambda: count(blue, vpc) == 1)
     eventually("and recorded", lambda: blue.endpoint("one") is None and blue.endpoint("two"))
+
+
+def leads(lab: Lab, component: str) -> bool:
+    """A claim of term 0 is a Last Will: that router has lost the broker."""
+    return leading(lab) == component and claim(lab)["term"] > 0
+
+
+def test_a_leader_that_alone_lost_the_broker_hands_over(blue: Tenant) -> None:
+    """Its password is wrong from the next connection on, and the broker starts again: the other router gets in."""
+    lab = blue.lab
+    vpc = blue.make_vpc()
+    one = blue.attach("one", "10.1.1.1/24")
+    first = leading(lab)
+    other = standing_by(lab, first)
+    number = next(number for number in range(lab.state.routers) if router_name(number) == first)
+    password = lab.state.broker / "secrets" / broker.router(number)
+    before = password.read_text()
+    password.write_text("wrong")
+    try:
+        lab.supervisor.stop("mosquitto")
+        lab.supervisor.start("mosquitto")
+        eventually(f"{other} leads", lambda: leads(lab, other))
+        register(blue, "by-hand-1", attachment="one", vpc=vpc, function=one, network="10.1.1.1/32")
+        eventually("a change is published", lambda: count(blue, vpc) == 1)
+    finally:
+        password.write_text(before)
