@@ -44,11 +44,12 @@ def gateway(
 
 def reported(cluster, *numbers):
     """These nodes report the ways out that the gateway's status asks of them."""
+    published = status(cluster).get("published") or ()
     for one in status(cluster)["nodes"]:
         if int(one["node"][-1]) in numbers:
-            cluster.api.change(
-                NODE_SEGMENTS, one["node"], {"status": {"gateways": [one["sid"]]}}, subresource="status"
-            )
+            addresses = [entry["address"] for entry in published if entry.get("node") == one["node"]]
+            report = {"gateways": [one["sid"]], "published": addresses}
+            cluster.api.change(NODE_SEGMENTS, one["node"], {"status": report}, subresource="status")
 
 
 def status(cluster, name="g"):

@@ -88,6 +88,11 @@ class SegmentStatus(Model):
         max_length=MAX_ENDPOINTS,
         description="The SIDs of the VPCGateways whose way out is in the node's kernel.",
     )
+    published: tuple[str, ...] = Field(
+        default=(),
+        max_length=MAX_ENDPOINTS,
+        description="The addresses of VPCGateways whose published ports are led in by the node's kernel.",
+    )
     node: SegmentNode | None = Field(
         default=None, description="The node's kernel, version and encapsulation."
     )

@@ -235,9 +235,14 @@ class Gateways:
                 ACCEPTED: State("True", "Valid", "the specification is valid"),
                 READY: ready,
                 REDUNDANT: redundant,
-                PUBLISHED: condition(entries, {node.node for node in placed.nodes if node.ready}),
+                PUBLISHED: condition(entries, self._reported),
             },
         }
+
+    def _reported(self, node: str, address: str) -> bool:
+        """Whether the node reports that its kernel leads in what is for the address."""
+        segment = self._context.caches.segments.get(("", node))
+        return isinstance(segment, NodeSegment) and address in segment.status.published
 
     def _published(self, key: Key, gateway: VpcGateway, placed: _Placed) -> list[Published]:
         """The entries, each with its node, its address inside and its pods."""

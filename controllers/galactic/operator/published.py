@@ -5,7 +5,7 @@ them (docs/design/gateways.md). Each published address has one, for as long as i
 """
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Final
@@ -116,15 +116,15 @@ def _of_family(attachment: VpcAttachment, version: int) -> list[Address]:
     return [one.ip for one in addresses(attachment) if one.version == version][:1]
 
 
-def condition(entries: Sequence[Published], leading: Collection[str]) -> State | None:
-    """The condition Published; None without entries. ``leading``: nodes that report the way in."""
+def condition(entries: Sequence[Published], reported: Callable[[str, str], bool]) -> State | None:
+    """The condition Published; None without entries. ``reported``: whether a node reports the way in for an address."""
     if not entries:
         return None
     for reason, lacking in (
         ("NoNode", [one for one in entries if not one.entry.node]),
         ("AddressesExhausted", [one for one in entries if not one.entry.inside]),
         ("NoReadyPod", [one for one in entries if not one.serving]),
-        ("NotReported", [one for one in entries if one.entry.node not in leading]),
+        ("NotReported", [one for one in entries if not reported(one.entry.node, one.entry.address)]),
     ):
         if lacking:
             return State("False", reason, _listed(reason, lacking))
@@ -155,7 +155,8 @@ def _why(reason: str, one: Published) -> str:
         return "the VPC has no free address for it; add a network to the VPC's spec.networks"
     if reason == "NotReported":
         return (
-            f"{one.entry.node} has not reported the way in yet; see the condition Gateways of its NodeSegment"
+            f"{one.entry.node} has not reported the way in yet; see the condition Gateways of its NodeSegment, and "
+            "update a node of an earlier version"
         )
     if not one.selected:
         return "to.attachmentSelector matches no VPCAttachment of the VPC here, so connections are refused"

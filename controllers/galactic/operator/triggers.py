@@ -262,7 +262,7 @@ def _segment_view(segment: NodeSegment | None) -> object:
     if segment is None:
         return None
     ready = [condition.status for condition in segment.status.conditions if condition.type == READY]
-    return segment.spec, segment.status.gateways, ready
+    return segment.spec, segment.status.gateways, segment.status.published, ready
 
 
 def _gateway_view(node: Node) -> object:

@@ -344,6 +344,8 @@ async def test_flows_to_pods_that_serve_no_more_are_released_after_the_rules(sto
         store.set_gateways({VPC: made})
         await rules.round(float(number))
         await rules.round(number + 0.5)
+        rules._report()
+        assert store.gateways.publishing == (("203.0.113.1",) if published else ())
     assert released == [(1, ["10.1.1.1"]), (2, []), (3, [])]
     assert store.gateways.filtered == {VPC}
 

@@ -173,6 +173,20 @@ async def test_routes_to_other_nodes_are_no_part_of_the_status(node, config):
         assert len(kube.written) == before
 
 
+async def test_ways_out_and_published_addresses_are_reported_until_they_are_gone(node, config):
+    kube = Server()
+    kube.set("2001:db8:ff01:100::/56")
+    async with reporting(node, kube):
+        await node.cni("ADD", config())
+        await until(lambda: kube.object.get("status", {}).get("endpoints"))
+        assert not {"gateways", "published"} & kube.object["status"].keys()
+        sid, address = "2001:db8:ff01:100::4d2:64", "203.0.113.1"
+        for segments, published in (([sid], [address]), ([sid], []), ([], [])):
+            node.store.set_leading(segments, published)
+            await until(lambda published=published: kube.object["status"].get("published") == published)
+            await until(lambda segments=segments: kube.object["status"].get("gateways") == segments)
+
+
 async def test_status_is_written_when_the_api_server_is_back(node, config):
     kube = Server()
     kube.set("2001:db8:ff01:100::/56")

@@ -3,7 +3,7 @@
 import pytest
 from leading import POOL, condition, dies, gateway, node, reported, status
 
-from galactic.kube.resources import NODES, PODS, VPC_ATTACHMENTS, VPC_GATEWAYS
+from galactic.kube.resources import NODE_SEGMENTS, NODES, PODS, VPC_ATTACHMENTS, VPC_GATEWAYS
 from galactic.names import ATTACHMENT_ANNOTATION, ATTACHMENT_LABEL
 from galactic.operator import published
 from galactic.operator.context import Rules
@@ -85,6 +85,11 @@ async def test_a_port_leads_to_the_ready_pods_that_are_selected(led):
     assert (one["port"], one["protocol"], one["targetPort"]) == (80, "TCP", 8080)
     holders = {text: node["node"] for node in status(led)["nodes"] for text in node["addresses"]}
     assert one["node"] == holders["203.0.113.1"]
+    assert condition(led, "Published")["reason"] == "NotReported"
+    for node_ in status(led)["nodes"]:  # as nodes of an earlier version do
+        report = {"status": {"gateways": [node_["sid"]]}}
+        led.api.change(NODE_SEGMENTS, node_["node"], report, subresource="status")
+    await led.settled()
     assert condition(led, "Published")["reason"] == "NotReported"
     reported(led, 1, 2, 3)
     await led.settled()

@@ -138,9 +138,11 @@ class GatewayFilter:
         return any(not self._leads_out(vpc) for vpc in self._store.gateways.filtered)
 
     def _report(self) -> None:
-        """The SIDs of the ways out that are in the kernel, for the NodeSegment."""
-        leading = (way.exit.segment for vpc, way in self._current().items() if self._leads_out(vpc))
-        self._store.set_leading(sorted(map(str, leading)))
+        """The SIDs of the ways out that are in the kernel, and the published addresses, for the NodeSegment."""
+        ways = [way for vpc, way in self._current().items() if self._leads_out(vpc)]
+        written = [way for way in ways if way == self._ways.get(way.gateway.vpc, (None, 0.0))[0]]
+        published = {str(one.address) for way in written for one in way.published}
+        self._store.set_leading(sorted(str(way.exit.segment) for way in ways), sorted(published))
 
     def condition(self) -> ConditionState:
         if self._problem and self._current():

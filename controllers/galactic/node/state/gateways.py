@@ -141,6 +141,8 @@ class GatewayState:
         """VPCs whose rules are in the packet filter: no way out is made without them."""
         self.leading: tuple[str, ...] = ()
         """The SIDs of the ways out that are in this node's kernel."""
+        self.publishing: tuple[str, ...] = ()
+        """The published addresses whose rules are in this node's kernel, as well as their way in."""
 
     def exit_here(self, vpc: int, prefix: IPv6Network | None) -> Exit | None:
         """The VPC's exit on this node, if there is one and its SID is of the node's present prefix."""

@@ -98,11 +98,12 @@ class Store:
             self.dirty.mark_gateways(changed)
             self._notify()
 
-    def set_leading(self, segments: Iterable[str]) -> None:
-        """The SIDs of the ways out that are in this node's kernel."""
-        after = tuple(segments)
-        if after != self.gateways.leading:
-            self.gateways.leading = after
+    def set_leading(self, segments: Iterable[str], published: Iterable[str] = ()) -> None:
+        """The SIDs of the ways out that are in this node's kernel, and the published addresses."""
+        gateways = self.gateways
+        before = gateways.leading, gateways.publishing
+        gateways.leading, gateways.publishing = tuple(segments), tuple(published)
+        if before != (gateways.leading, gateways.publishing):
             self._notify()
 
     def _host_led_out(self) -> None:
