@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from two_nodes import ADDRESSES, PODS, SPACE, path_of, planned, prefix
+from two_nodes import ADDRESSES, PODS, SPACE, attached, path_of, planned, prefix
 
 from galactic import names, srv6
 from galactic.errors import NotYet
@@ -244,6 +244,22 @@ def test_what_also_takes_the_underlay(net, flush):
             f"ip -6 route replace default via fd00:{number}::1",
         )
     rounds(net, 3)
+    forget_neighbours(net)
+    all_answer(net)
+
+
+def test_a_pod_that_takes_its_interface_down_keeps_the_node_busy_in_no_round(net):
+    """Without a carrier the host end has all that the plan has, before and after it was down itself."""
+    rounds(net)
+    try:
+        net.sh(net.pods["1"], "ip link set galactic0 down")
+        rounds(net, 1)
+        on_nodes(net, OF_DEVICES["ends-down"])
+        rounds(net, 3)
+    finally:
+        net.sh(net.pods["1"], "ip link set galactic0 up")
+        asyncio.run(attached(net.nodes, {pod: path_of(one) for pod, one in net.pods.items()}))
+    rounds(net)
     forget_neighbours(net)
     all_answer(net)
 
