@@ -3,6 +3,7 @@ under rules, and a node controller that is away.
 """
 
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -81,22 +82,32 @@ def knocks(server: str, ports: Iterable[int] = PORTS, protocols: Iterable[str] =
     }
 
 
-def answered(tenant: Tenant, client: str, targets: set[str], seconds: float = 2.0) -> set[str]:
-    argv = [sys.executable, "-P", str(KNOCK), str(seconds), *sorted(targets)]
-    return set(tenant.run(client, argv, timeout=ANSWER_SECONDS).split())
+def answered(tenant: Tenant, clients: Iterable[str], targets: set[str]) -> dict[str, set[str]]:
+    """The targets that answer each client. All clients ask at the same time."""
+    program = [sys.executable, "-ISE", str(KNOCK), "2.0", *sorted(targets)]
+    asking = "".join(
+        f"echo {client} $({shlex.join(tenant.command(client, program))} || echo failed) &\n"
+        for client in clients
+    )
+    output = tenant.lab.run("kernel", ["sh", "-c", f"{asking}wait"], timeout=ANSWER_SECONDS).stdout
+    lines = (line.split() for line in output.splitlines())
+    return {client: set(answers) for client, *answers in lines}
+
+
+def become(tenant: Tenant, expected: dict[str, set[str]], of: set[str]) -> None:
+    """Of these targets each client gets answers of the expected ones, and goes on to."""
+    last: dict[str, set[str]] = {}
+
+    def same() -> bool:
+        last.update(answered(tenant, expected, of))
+        return last == expected
+
+    eventually(lambda: f"{expected} answer; last: {last}", same)
+    assert answered(tenant, expected, of) == expected
 
 
 def becomes(tenant: Tenant, client: str, expected: set[str], of: set[str]) -> None:
-    """Of these targets the expected ones answer the client, and stay so."""
-    last: set[str] = set()
-
-    def same() -> bool:
-        last.clear()
-        last.update(answered(tenant, client, of))
-        return last == expected
-
-    eventually(lambda: f"{client} reaches {sorted(expected)}; last: {sorted(last)}", same)
-    assert answered(tenant, client, of) == expected
+    become(tenant, {client: expected}, of)
 
 
 def condition(tenant: Tenant, name: str, kind: str) -> dict[str, Any]:
@@ -109,13 +120,12 @@ def test_default_deny_and_what_is_allowed(tenants: Callable[..., Tenant], lab: L
     settle(blue, "web", "client", "other")
     both = knocks("web", protocols=("tcp", "udp"))
     with listening(blue, "web", "client"):
-        for client in ("client", "other"):
-            becomes(blue, client, both, both)
+        become(blue, {"client": both, "other": both}, both)
 
         blue.apply(policy("deny", {}, policyTypes=["Ingress"]))
-        for client in ("client", "other"):
-            becomes(blue, client, set(), both)
-            assert not blue.ping(client, ADDRESSES["web"][0])
+        become(blue, {"client": set(), "other": set()}, both)
+        pings = [(client, ADDRESSES["web"][0]) for client in ("client", "other")]
+        assert set(blue.unanswered(pings)) == set(pings)
         eventually("three attachments are counted", lambda: count(blue, "deny") == 3)
         assert condition(blue, "deny", "Enforced")["status"] == "True"
 
@@ -129,8 +139,7 @@ def test_default_deny_and_what_is_allowed(tenants: Callable[..., Tenant], lab: L
 
         allowed = [{"from": [{"attachmentSelector": app("client")}], "ports": [{"port": 80, "endPort": 81}]}]
         blue.apply(policy("allow", ingress=allowed))
-        becomes(blue, "client", knocks("web", (80, 81)), both)
-        becomes(blue, "other", set(), both)
+        become(blue, {"client": knocks("web", (80, 81)), "other": set()}, both)
 
         block = {"cidr": "10.1.1.0/24", "except": ["10.1.1.2/32"]}
         blue.apply(
@@ -138,8 +147,7 @@ def test_default_deny_and_what_is_allowed(tenants: Callable[..., Tenant], lab: L
                 "allow", ingress=[{"from": [{"ipBlock": block}], "ports": [{"protocol": "UDP", "port": 82}]}]
             )
         )
-        becomes(blue, "other", {"udp/10.1.1.1/82"}, both)
-        becomes(blue, "client", set(), both)
+        become(blue, {"other": {"udp/10.1.1.1/82"}, "client": set()}, both)
 
         lab.kubectl("label", "vpca", "-n", blue.namespace, "other", "app=client", "--overwrite")
         blue.apply(policy("allow", ingress=allowed))
@@ -153,8 +161,7 @@ def test_default_deny_and_what_is_allowed(tenants: Callable[..., Tenant], lab: L
         becomes(blue, "other", knocks("web", (80, 81)), both)  # whose replies pass
 
         lab.kubectl("delete", "vpcpolicy", "--all", "-n", blue.namespace)
-        for client in ("client", "other"):
-            becomes(blue, client, both, both)
+        become(blue, {"client": both, "other": both}, both)
 
 
 def count(tenant: Tenant, name: str) -> int:
