@@ -30,6 +30,13 @@ DEAR = 3.0
 MOST = 4
 ANSWER_SECONDS = 400
 """For a command on the nodes' kernel."""
+HEALTHY = f"""
+import socket, sys
+server = socket.create_connection(("::1", {METRICS_PORT}), 60)
+server.sendall(b"GET /healthz HTTP/1.0\\r\\nHost: node\\r\\n\\r\\n")
+sys.exit(b" 200 " not in server.makefile("rb").readline())
+"""
+"""Ends with 0 where ``/healthz`` answers with 200. With urllib it takes three times the processor time."""
 DESTROY = """
 for device in $(ip -br link | grep -oE '^(G[0-9a-zA-Z]{12}[HV]|lo-galactic)'); do ip link delete $device; done
 for family in -4 -6; do
@@ -102,8 +109,7 @@ def under_way(lab: Lab, node: str) -> str:
 
 def healthy(lab: Lab, node: str) -> bool:
     """The controller serves ``/healthz``: it runs, and the kernel is as planned."""
-    ask = f"import urllib.request as r; r.urlopen('http://[::1]:{METRICS_PORT}/healthz', timeout=60)"
-    return lab.run(node, [sys.executable, "-ISEc", ask], check=False).returncode == 0
+    return lab.run(node, [sys.executable, "-ISEc", HEALTHY], check=False).returncode == 0
 
 
 def taints(lab: Lab, node: str) -> list[str]:
