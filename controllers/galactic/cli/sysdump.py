@@ -135,16 +135,22 @@ async def _objects(kube: "Kube", folder: Folder, errors: list[str]) -> None:
     """Galactic's objects, and those related to them."""
     from galactic.cli.cluster_access import LABELS  # noqa: PLC0415
     from galactic.kube import resources as kinds  # noqa: PLC0415
+    from galactic.kube.api import NotFound  # noqa: PLC0415
     from galactic.kube.pods import requested_attachment, requested_vpc  # noqa: PLC0415
 
     whole = (kinds.VPCS, kinds.VPC_ATTACHMENTS, kinds.NODE_SEGMENTS, kinds.NADS, kinds.NODES, kinds.EVENTS)
+    later = (kinds.VPC_POLICIES, kinds.POLICY_SLICES, kinds.VPC_GATEWAYS)
     hooks = (kinds.MUTATING_WEBHOOKS, kinds.VALIDATING_WEBHOOKS)
     labelled = (kinds.DEPLOYMENTS, kinds.DAEMON_SETS, kinds.STATEFUL_SETS, kinds.CONFIG_MAPS, kinds.SECRETS)
-    for kind, labels in (*((kind, "") for kind in (*whole, *hooks)), *((kind, LABELS) for kind in labelled)):
+    for kind, labels in (
+        *((kind, "") for kind in (*whole, *later, *hooks)),
+        *((kind, LABELS) for kind in labelled),
+    ):
         try:
             listed = (await kube.list(kind, labels=labels))[0]
         except GalacticError as error:
-            errors.append(f"objects of kind {kind.kind}: {error}")
+            if not (kind in later and isinstance(error, NotFound)):  # a cluster of an earlier version
+                errors.append(f"objects of kind {kind.kind}: {error}")
         else:
             folder.json(f"objects/{kind.plural}.json", listed)
     pods = (await kube.list(kinds.PODS))[0]
