@@ -26,7 +26,7 @@ SIZE = HEADER_BYTES + 20 + 8 + DATA
 BESIDE = 60 * 100
 """Bytes that others may have sent meanwhile: ARP, neighbour discovery, pings of the settling."""
 USAGE_SECONDS = 400
-"""A node publishes once a minute, and its message may come before the router has recorded the attachment."""
+"""The lab's nodes publish every ten seconds. A message may come before the router has recorded the attachment."""
 SAMPLE = re.compile(r"^(galactic_node_\w+)\{(.*)\} (\S+)$", re.MULTILINE)
 
 

@@ -21,7 +21,17 @@ happens in it.
 """
 LONG = (
     *APART,
-    *("the_cli_says_what_is_wrong", "real_nodes", "gets_only_its_own", "demo", "every_panel_shows_data"),
+    *(
+        "rules_inside",
+        "numbers_are",
+        "a_gateway_leads",
+        "two_vpcs",
+        "the_cli_says_what_is_wrong",
+        "real_nodes",
+        "gets_only_its_own",
+        "demo",
+        "every_panel_shows_data",
+    ),
     *("unattached", "tutorials", "a_node_restarts", "two_clusters", "history_tells", "killed_at_any_step"),
     *("operator_comes", "connections_survive", "random_operations", "a_router_dies", "nodes_fall_back"),
     *("preflight", "webhooks_come", "mtu", "shapes", "a_node_reboots"),

@@ -19,6 +19,8 @@ from galactic_lab.node.supervision import Child, Supervisor, become, fork, redir
 from galactic_lab.state import Node, State, environment, interpreter
 
 CONTROLLER: Final = "galactic.node.__main__"
+USAGE_SECONDS: Final = "10"
+"""Between two messages with a node's traffic, so that `galactic usage` shows it soon."""
 CHART_PLUGINS: Final = Path("/opt/cni/bin")
 """The chart's default for ``node.cniBinDir``."""
 
@@ -105,6 +107,7 @@ class LabNode:
         variables = controllers.settings(state, user)
         variables |= broker.variables(state, broker.node(state, member.name))
         own = {"GALACTIC_NODE_NAME": member.name, "GALACTIC_UNDERLAY_INTERFACE": "eth0"}
+        own["GALACTIC_USAGE_INTERVAL"] = USAGE_SECONDS
         become(variables | own | {"GALACTIC_CNI_CONF_DIR": "/etc/cni/net.d", "TMPDIR": "/tmp"})  # noqa: S108
         if state.version(user).exists():  # not what this process has imported
             os.execv(sys.executable, [*interpreter(), "-m", "galactic.node"])  # noqa: S606
