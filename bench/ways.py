@@ -46,7 +46,9 @@ def attached(
     pod = {
         "nodeSelector": {"kubernetes.io/hostname": node},
         "terminationGracePeriodSeconds": 1,
-        "containers": [{"name": "main", "image": "nicolaka/netshoot"}],
+        "containers": [
+            {"name": "main", "image": "nicolaka/netshoot:v0.13", "command": ["sleep", "infinity"]}
+        ],
     }
     meta = {"name": name, "namespace": namespace}
     return [

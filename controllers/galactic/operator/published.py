@@ -4,7 +4,6 @@ A pod sees connections from outside with an address of its own VPC, so that its 
 them (docs/design/gateways.md). Each published address has one, for as long as it is published.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -21,8 +20,8 @@ from galactic.operator.addresses import Addresses, Held
 from galactic.operator.services.endpoints import addresses, ready
 from galactic.operator.state import Caches
 from galactic.validation.gateways import ParsedGateway, Publish
-from galactic.validation.grants import selects
 from galactic.validation.networks import Address, Network, host, within
+from galactic.validation.policies import matches
 
 log = structlog.get_logger(__name__)
 NAMED: Final = 3
@@ -82,12 +81,11 @@ class Members:
 
     def published(self, one: Publish, node: str, inside: Address | None) -> Published:
         """The entry as it is now."""
-        selector = json.loads(one.selector)
         selected = [
             (key, attachment)
             for key in self.keys
             if isinstance(attachment := self.caches.attachments.get(key), VpcAttachment)
-            and selects(selector, attachment.metadata.labels)
+            and matches(one.selector, attachment.metadata.labels)
         ]
         serving = {
             address

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 from galactic.crds.policy_rules import EgressRule, IngressRule, PolicyPeer, PolicyPort, PolicyType, Ruleset
@@ -124,7 +125,13 @@ def canonical(selector: Mapping[str, Any], field: str) -> Selector:
 
 def matches(selector: Selector, labels: Mapping[str, str]) -> bool:
     """Whether a checked selector matches."""
-    return selects(json.loads(selector), labels)
+    return selects(_parsed(selector), labels)
+
+
+@lru_cache(maxsize=4096)
+def _parsed(selector: Selector) -> Mapping[str, Any]:
+    parsed: Mapping[str, Any] = json.loads(selector)
+    return parsed
 
 
 def _rules(

@@ -5,16 +5,13 @@ attachments of its namespace. Each method returns what the change makes dirty.
 """
 
 import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, Final, Literal
 
 from galactic.kube.api import Key
-from galactic.validation.grants import selects
-from galactic.validation.policies import Policy, Selected, Selector
+from galactic.validation.policies import Policy, Selected, Selector, matches
 
 _DIGEST: Final = 10
 
@@ -57,7 +54,7 @@ class Rules:
         return (
             member.vpc == self.vpc
             and own == (self.role == "Policy")
-            and _matches(self.policy.selector, member.labels)
+            and matches(self.policy.selector, member.labels)
         )
 
     @property
@@ -97,11 +94,11 @@ class Group:
         """``namespace``: the labels of the attachment's namespace. ``peers``: VPCs whose attachments reach the VPC."""
         if member.vpc != self.vpc and member.vpc not in peers:
             return False
-        if not _matches(self.attachments, member.labels):
+        if not matches(self.attachments, member.labels):
             return False
         if self.namespaces is None:
             return key[0] == self.namespace
-        return _matches(self.namespaces, namespace)
+        return matches(self.namespaces, namespace)
 
 
 @dataclass(slots=True)
@@ -326,16 +323,6 @@ def _discard(index: "defaultdict[Any, set[Any]]", key: Any, value: Any) -> None:
         values.discard(value)
         if not values:
             del index[key]
-
-
-def _matches(selector: Selector, labels: Mapping[str, str]) -> bool:
-    return selects(_parsed(selector), labels)
-
-
-@lru_cache(maxsize=4096)
-def _parsed(selector: Selector) -> Mapping[str, Any]:
-    parsed: Mapping[str, Any] = json.loads(selector)
-    return parsed
 
 
 def _digest(*parts: object) -> str:
