@@ -178,7 +178,7 @@ def test_neighbour_discovery_fails_by_a_rule_of_another_program(
 ) -> None:
     """Another program's rule drops the pods' answers to the node: Galactic cannot repair it."""
     rule = ["PREROUTING", "-i", "G+", "-p", "ipv6-icmp", "--icmpv6-type", "136", "-j", "DROP"]
-    lab.exec("node-2", ["ip6tables-legacy", "-w", "-t", "raw", "-A", *rule])
+    lab.exec("node-2", ["ip6tables-legacy", "-w", "-t", "mangle", "-A", *rule])
     try:
         tenant = sixes()
         device = host_end_of(tenant, "seven")
@@ -192,7 +192,7 @@ def test_neighbour_discovery_fails_by_a_rule_of_another_program(
         cli.describes("nseg", "node-2", word="NeighbourFailed")
         assert [finding for finding in cli.findings() if finding["about"] == "NodeSegment node-1"] == []
     finally:
-        lab.exec("node-2", ["ip6tables-legacy", "-w", "-t", "raw", "-D", *rule])
+        lab.exec("node-2", ["ip6tables-legacy", "-w", "-t", "mangle", "-D", *rule])
     tenant.reaches("six", SEVEN)
     cli.run("trace", f"{tenant.namespace}/six", f"{tenant.namespace}/seven")
     cli.run("status", "--wait", "--timeout", f"{PATIENCE:.0f}")
