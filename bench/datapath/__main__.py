@@ -1,4 +1,4 @@
-"""The data path between pods on two nodes: ``python bench/datapath [--rounds 5] [--seconds 3] [--worlds …]``.
+"""The data path between pods on two nodes: ``python bench/datapath [--rounds 5] [--seconds 3]``.
 
 By Galactic's plan, the same with a VPCPolicy on both pods (``rule``: of one rule and peer; ``rules``: of 100 rules and
 1,000 peers), beside the same veths routed without VRF and SRv6, and beside VXLAN and Geneve, all in one guest
@@ -30,7 +30,7 @@ INIT = """#!/bin/sh
 mount -t proc proc /proc && mount -t sysfs sysfs /sys && mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /var/tmp
 mount -t tmpfs tmpfs /tmp; ip link set lo up; uname -r
 env PATH=/usr/sbin:/usr/bin:/sbin:/bin TMPDIR=/var/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONPATH={path} \\
-  {python} {inside} {rounds} {seconds} {worlds} 2>&1
+  {python} {inside} {rounds} {seconds} 2>&1
 halt -f
 """
 MEASURES = {
@@ -48,7 +48,7 @@ def processor(process: int) -> float:
     return int(Path(f"/proc/{process}/schedstat").read_text().split()[0]) / 1e9
 
 
-def guest(rounds: int, seconds: int, worlds: list[str]) -> dict[str, list[float]]:
+def guest(rounds: int, seconds: int) -> dict[str, list[float]]:
     """The results of a run in the guest; its progress goes to standard error."""
     packages.install(("iperf3",))
     source = guest_kernels.resolve(LINUX)
@@ -57,7 +57,7 @@ def guest(rounds: int, seconds: int, worlds: list[str]) -> dict[str, list[float]
         init = Path(folder, "init")
         path = f"{CHECKOUT / 'controllers'}:{INSIDE.parent}"
         words = {"python": sys.executable, "inside": INSIDE, "path": path}
-        init.write_text(INIT.format(rounds=rounds, seconds=seconds, worlds=" ".join(worlds), **words))
+        init.write_text(INIT.format(rounds=rounds, seconds=seconds, **words))
         init.chmod(0o755)
         arguments = "root=/dev/root rootfstype=hostfs rootflags=/ ro mem=2G quiet seccomp=auto con=null con0=null,fd:1"
         command = [
@@ -95,9 +95,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=3)
-    parser.add_argument("--worlds", nargs="*", default=[], help="these alone; routed is always among them")
     given = parser.parse_args()
-    results = guest(given.rounds, given.seconds, given.worlds)
+    results = guest(given.rounds, given.seconds)
     worlds = list(dict.fromkeys(key.split()[2] for key in results))
     for measure, (title, more) in MEASURES.items():
         for family in (4, 6):

@@ -1,4 +1,4 @@
-"""Measures every world, in turn, round after round: ``inside.py ROUNDS SECONDS [WORLD…]``. Prints one line of JSON.
+"""Measures every world, in turn, round after round: ``inside.py ROUNDS SECONDS``. Prints one line of JSON.
 
 Before and after each flood it prints a line, with the number of packets, and is idle for a moment: ``__main__`` reads
 the processor time of the kernel then. It runs in a kernel of its own (``__main__``), with iperf3 and ping.
@@ -116,21 +116,20 @@ def round_trip(name: str, family: int) -> float:
 
 def main() -> None:
     rounds, seconds = int(sys.argv[1]), int(sys.argv[2])
-    worlds = [name for name in WORLDS if name in (*sys.argv[3:], "routed")] if sys.argv[3:] else list(WORLDS)
-    for name in worlds:
+    for name in WORLDS:
         make(name)
         server = ["ip", "netns", "exec", f"{name}-p2", "iperf3", "-s", "-D"]
         subprocess.run(server, check=True, stdout=subprocess.DEVNULL)
         subprocess.Popen([*server[:4], sys.executable, "-ISc", SINK])
         run(name, "ethtool", "-K", "galactic0", "tx-udp-segmentation", "off")
     time.sleep(1)
-    for name in worlds:
+    for name in WORLDS:
         for family in (4, 6):
             run(name, "ping", "-n", "-c2", "-W5", PODS[family][2])
     results: dict[str, list[float]] = {}
     for _ in range(rounds):
         for family in (4, 6):
-            for name in worlds:
+            for name in WORLDS:
                 with counting(name):
                     measured = {
                         "tcp-1": tcp(name, family, seconds, 1),

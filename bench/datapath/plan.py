@@ -1,6 +1,6 @@
 """Makes this network namespace a node with one pod, by the node controller's plan.
 
-``plan.py {"number", "netns", "rules", "peers", "sourced"}``: see ``worlds``.
+``plan.py {"number", "netns", "rules", "peers"}``: see ``worlds``.
 """
 
 import asyncio
@@ -14,8 +14,7 @@ from galactic import srv6
 from galactic.linux.firewall import firewall, install
 from galactic.linux.kernel import LinuxKernel
 from galactic.linux.nftables import Nftables, Table, difference
-from galactic.linux.objects import Objects, Tunnel, change, encap_key, packed
-from galactic.linux.preflight import preflight
+from galactic.linux.objects import Objects, change, encap_key, packed
 from galactic.names import host_end
 from galactic.node.dataplane import plan
 from galactic.node.dataplane.parts import union
@@ -38,8 +37,7 @@ async def main() -> None:
     pod = Attachment(
         VPC, number, f"bench/{number}", "c", given["netns"], "galactic0", addresses, networks=networks
     )
-    sourced = (await preflight()).sourced
-    facts = plan.Host(prefixes[number], BLOCK, "eth0", sourced=sourced)
+    facts = plan.Host(prefixes[number], BLOCK, "eth0")
     parts = plan.host(facts), plan.vpc(VPC, TABLE), plan.attached(facts, TABLE, pod, lambda _: True)
     segment = srv6.sid(prefixes[far], VPC, far).address.packed
     remote = [packed(ip_network(PODS[family][far])) for family in (4, 6)]
@@ -47,7 +45,7 @@ async def main() -> None:
         await kernel.write(change(union(parts), Objects()))
         await kernel.write_pod(pod.netns, change(plan.pod(pod), Objects()))
         jobs = [(encap_key(TABLE, network, segment), segment, False) for network in remote]
-        await kernel.write_encaps(facts.tunnel if given["sourced"] else Tunnel(facts.encap), jobs)
+        await kernel.write_encaps("encap.red", jobs)
     locator, loopback = srv6.locator(prefixes[number]), srv6.loopback(prefixes[number])
     await install(firewall(BLOCK, locator, loopback, ("eth0",)))
     if given["rules"]:

@@ -1,6 +1,5 @@
 """Two nodes with a pod each, and a router between them: by Galactic's plan, routed without it, or by a tunnel.
-``unsourced`` is as on kernels before 7.3. ``counted`` is by the plan as well; ``inside`` reads its counters meanwhile,
-a hundred times as often as a node does.
+``counted`` is by the plan as well; ``inside`` reads its counters meanwhile, a hundred times as often as a node does.
 
 All worlds have the same veths: pod, node, router, node, pod. Each has namespaces of its own: ``NAME-p1``, ``NAME-n1``,
 ``NAME-r``, ``NAME-n2`` and ``NAME-p2``.
@@ -120,19 +119,12 @@ def _tunnel(kind: str, options: str) -> Callable[[str, int], None]:
     return build
 
 
-def _galactic(name: str, number: int, rules: int = 0, peers: int = 0, *, sourced: bool = True) -> None:
+def _galactic(name: str, number: int, rules: int = 0, peers: int = 0) -> None:
     """By the node controller's own plan, packet filter included.
 
-    ``rules``: so many in each direction of a policy that selects the pod, each with so many peers. ``sourced``: with an
-    outer source in each route, where the kernel can do it.
+    ``rules``: so many in each direction of a policy that selects the pod, each with so many peers.
     """
-    given = {
-        "number": number,
-        "netns": f"/run/netns/{name}-p{number}",
-        "rules": rules,
-        "peers": peers,
-        "sourced": sourced,
-    }
+    given = {"number": number, "netns": f"/run/netns/{name}-p{number}", "rules": rules, "peers": peers}
     inside(f"{name}-n{number}", sys.executable, str(PLAN), json.dumps(given))
 
 
@@ -144,13 +136,8 @@ def _many_rules(name: str, number: int) -> None:
     _galactic(name, number, rules=100, peers=1000)
 
 
-def _unsourced(name: str, number: int) -> None:
-    _galactic(name, number, sourced=False)
-
-
 WORLDS: Final[dict[str, Callable[[str, int], None]]] = {
     "galactic": _galactic,
-    "unsourced": _unsourced,
     "counted": _galactic,
     "rule": _one_rule,
     "rules": _many_rules,

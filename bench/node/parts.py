@@ -10,7 +10,7 @@ from ipaddress import IPv4Network, IPv6Address, IPv6Network
 
 from galactic.linux.kernel import LinuxKernel
 from galactic.linux.namespace import Namespace
-from galactic.linux.objects import EncapJob, EncapSink, RouteKey, RouteTarget, Tunnel
+from galactic.linux.objects import EncapJob, EncapMode, EncapSink, RouteKey, RouteTarget
 from galactic.messages import Route
 from galactic.node.dataplane.memory import MemoryKernel
 from galactic_lab.controlplane.mosquitto import mosquitto
@@ -90,9 +90,9 @@ class HalfKernel(MemoryKernel):
         super().__init__()
         self._real = real
 
-    async def routes(self, tunnel: Tunnel, sink: EncapSink) -> dict[RouteKey, RouteTarget]:
-        await self._real.routes(tunnel, sink)
+    async def routes(self, mode: EncapMode, sink: EncapSink) -> dict[RouteKey, RouteTarget]:
+        await self._real.routes(mode, sink)
         return dict(self.host.routes)
 
-    async def write_encaps(self, tunnel: Tunnel, jobs: Iterable[EncapJob]) -> None:
-        await self._real.write_encaps(tunnel, jobs)
+    async def write_encaps(self, mode: EncapMode, jobs: Iterable[EncapJob]) -> None:
+        await self._real.write_encaps(mode, jobs)

@@ -19,13 +19,13 @@ from parts import VPC, batch, median, route, run, underlay
 
 from galactic.linux.kernel import LinuxKernel
 from galactic.linux.namespace import Namespace
-from galactic.linux.objects import REDUCED
 from galactic.node.dataplane.resync import RouteResync, route_jobs
 from galactic.node.state.remote import RemoteRoutes, Source, entry
 
 SIZES = (1_000, 10_000, 100_000)
 TABLE = 101
 CHANGED = 1_000
+MODE = "encap.red"
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Table:
         self.revision += 1
         self._written = dict(entry(VPC, "default", remote) for remote in routes)
         self.remotes.set_table(Source.MQTT, self.revision, self._written)
-        await self.kernel.write_encaps(REDUCED, route_jobs(TABLE, self.remotes, Counter()))
+        await self.kernel.write_encaps(MODE, route_jobs(TABLE, self.remotes, Counter()))
         return time.perf_counter() - started
 
     async def change(self, routes: list) -> float:
@@ -66,14 +66,14 @@ class Table:
             known[network] = packed
         self.revision += 1
         self.remotes.set_table(Source.MQTT, self.revision, known, before)
-        await self.kernel.write_encaps(REDUCED, route_jobs(TABLE, self.remotes, Counter()))
+        await self.kernel.write_encaps(MODE, route_jobs(TABLE, self.remotes, Counter()))
         return time.perf_counter() - started
 
     async def compare(self) -> tuple[float, int]:
         """Seconds of a resync, and the number of differences that it found."""
         started = time.perf_counter()
         resync = RouteResync({TABLE: self.remotes})
-        others = await self.kernel.routes(REDUCED, resync.observe)
+        others = await self.kernel.routes(MODE, resync.observe)
         differing = resync.finish().objects + len(others)
         return time.perf_counter() - started, differing
 

@@ -21,7 +21,7 @@ from parts import batch, median, route, run
 
 from galactic.linux.namespace import Namespace
 from galactic.linux.netlink import Encoder, acknowledged
-from galactic.linux.objects import REDUCED, RouteKey, encap_key
+from galactic.linux.objects import RouteKey, encap_key
 from galactic.node.state.remote import pack
 
 TABLE, LAST = 101, 2
@@ -106,7 +106,7 @@ def once(size: int, folder: Path) -> dict[str, float]:
                 run(namespace, "ip", "link", "set", "lo", "up")
                 sockets = links(namespace, 2)
                 encoder = Encoder(lambda name: namespace.run(lambda: socket.if_nametoindex(name)))
-                message = encoder.encaps("lo", REDUCED)
+                message = encoder.encaps("lo", "encap.red")
                 works: list[Callable[[], None]] = []
                 for link, family in zip(sockets, keys, strict=True):
                     if encoded:

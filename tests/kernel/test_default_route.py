@@ -13,7 +13,7 @@ import pytest
 from galactic import srv6
 from galactic.linux.kernel import LinuxKernel
 from galactic.linux.namespace import Namespace
-from galactic.linux.objects import REDUCED, Objects, change, encap_key, packed
+from galactic.linux.objects import Objects, change, encap_key, packed
 from galactic.node.dataplane import plan
 from galactic.node.dataplane.parts import union
 from galactic.node.state.attachment import Attachment, Termination
@@ -46,7 +46,7 @@ async def write_node(node, number, pods, remote):
         for function, networks in remote.items():
             segment = srv6.sid(PREFIXES[3 - number], VPC, function).address.packed
             jobs = [(encap_key(TABLE, packed(one), segment), segment, False) for one in networks]
-            await kernel.write_encaps(REDUCED, jobs)
+            await kernel.write_encaps("encap.red", jobs)
     finally:
         kernel.close()
 

@@ -18,6 +18,7 @@ from galactic.linux.objects import (
     MAIN_TABLE,
     Change,
     EncapJob,
+    EncapMode,
     EncapSink,
     Family,
     Interface,
@@ -29,7 +30,6 @@ from galactic.linux.objects import (
     Other,
     RouteKey,
     RouteTarget,
-    Tunnel,
 )
 from galactic.linux.objects import Unreachable as Unreached
 from galactic.linux.routes import RouteSocket, deletions, route_name, settings
@@ -101,9 +101,9 @@ class LinuxKernel:
         commands = [await self._devices.pending_lookup(family, order) for family, order in wanted.items()]
         return [command for listed in commands for command in listed]
 
-    async def routes(self, tunnel: Tunnel, sink: EncapSink) -> dict[RouteKey, RouteTarget]:
+    async def routes(self, mode: EncapMode, sink: EncapSink) -> dict[RouteKey, RouteTarget]:
         """Galactic's routes; those through ``LOOPBACK_DEVICE`` with that mode go to ``sink`` instead."""
-        return await self._routes.dump(tunnel=tunnel, sink=sink)
+        return await self._routes.dump(mode=mode, sink=sink)
 
     async def routes_of(self, device: str) -> dict[RouteKey, RouteTarget]:
         """Galactic's routes on one device."""
@@ -132,11 +132,11 @@ class LinuxKernel:
             await self._set(wanted, failures)
         failures.raise_any()
 
-    async def write_encaps(self, tunnel: Tunnel, jobs: Iterable[EncapJob]) -> None:
+    async def write_encaps(self, mode: EncapMode, jobs: Iterable[EncapJob]) -> None:
         """Sets and deletes routes through ``LOOPBACK_DEVICE``, in that order. Raises Unreachable as ``write``."""
         failures = _Failures()
         async with self._lock:
-            for key, why in (await self._routes.write_encaps(tunnel, jobs)).items():
+            for key, why in (await self._routes.write_encaps(mode, jobs)).items():
                 failures.add(route_name(key), why)
         failures.raise_any()
 

@@ -14,17 +14,16 @@ from galactic.linux.objects import (
     IPV6_METRIC,
     LENGTHS,
     PROTOCOL,
-    REDUCED,
     WAY_OUT_METRIC,
     Balanced,
     Direct,
     Encap,
+    EncapMode,
     EncapSink,
     EndDT46,
     Other,
     RouteKey,
     RouteTarget,
-    Tunnel,
     Unreachable,
     Via,
 )
@@ -49,7 +48,7 @@ _RTPROT_RA = 9
 _SCOPE_UNIVERSE, _SCOPE_LINK, _SCOPE_NOWHERE = 0, 253, 255
 _RTNH_F_ONLINK = 4
 _ENCAP_SEG6, _ENCAP_SEG6_LOCAL = 5, 7
-_SEG6_IPTUNNEL_SRH, _SEG6_IPTUNNEL_SRC = 1, 2
+_SEG6_IPTUNNEL_SRH = 1
 _SEG6_LOCAL_ACTION, _SEG6_LOCAL_VRFTABLE = 1, 9
 _ACTION_END_DT46 = 16
 _NESTED = 0x8000
@@ -117,13 +116,10 @@ class Encoder:
         """The message that deletes a route. It has protocol, type and device, so that it matches no other route."""
         return self._message(RTM_DELROUTE, NLM_F_REQUEST, key, target, sequence)
 
-    def encaps(self, device: str, tunnel: Tunnel) -> Callable[[RouteKey, bytes, bool, int], bytes]:
+    def encaps(self, device: str, mode: EncapMode) -> Callable[[RouteKey, bytes, bool, int], bytes]:
         """A function that makes messages of (key, packed segment, delete?, sequence): there may be 100,000 to write."""
-        head, source = _NESTED_HEADS[tunnel.mode], _source(tunnel)
-        on_device = self._device(device)
-        lead = on_device + _ATTRIBUTE.pack(4 + len(head) + 16 + len(source), _RTA_ENCAP | _NESTED) + head
-        tail = source + _ENCAP_TAIL
-        tail_size = len(lead) + 16 + len(tail)
+        lead = self._device(device) + _ENCAP_HEADS[mode]
+        tail_size = len(lead) + 16 + len(_ENCAP_TAIL)
         setting = RTM_NEWROUTE, NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE
         deleting = RTM_DELROUTE, NLM_F_REQUEST
 
@@ -139,13 +135,12 @@ class Encoder:
                 family, scope = socket.AF_INET, _SCOPE_NOWHERE if gone else _SCOPE_LINK
             whole = _WHOLE[family, metric != 0]
             packed = whole.pack(
-                *(whole.size + (len(on_device) if gone else tail_size), kind, flags, sequence, 0),
+                *(whole.size + tail_size, kind, flags, sequence, 0),
                 *(family, length, 0, 0, 0, PROTOCOL, scope, _RTN_UNICAST, 0),
                 *(4 + size, _RTA_DST, destination, 8, _RTA_TABLE, table),
                 *((8, _RTA_PRIORITY, metric) if metric else ()),
             )
-            # a route to be deleted is that of its metric, of whatever outer source
-            return packed + on_device if gone else packed + lead + segment + tail
+            return packed + lead + segment + _ENCAP_TAIL
 
         return message
 
@@ -213,8 +208,8 @@ class Encoder:
 class Decoder:
     """Makes keys and targets of dumped routes.
 
-    ``name`` returns the name of the device with an index, "" if it is gone. Routes through an encapsulation of the mode
-    of ``tunnel`` on the device with the index ``encaps`` go to ``sink``, if there is one, and are not kept.
+    ``name`` returns the name of the device with an index, "" if it is gone. Routes through the encapsulation
+    ``mode`` on the device with the index ``encaps`` go to ``sink``, if there is one, and are not kept.
     """
 
     def __init__(
@@ -222,12 +217,12 @@ class Decoder:
         name: Callable[[int], str],
         *,
         encaps: int = 0,
-        tunnel: Tunnel = REDUCED,
+        mode: EncapMode = "encap.red",
         sink: EncapSink | None = None,
     ) -> None:
         self._name, self._sink = name, sink
         self._encaps = encaps if sink else 0
-        self._head, self._source = _NESTED_HEADS[tunnel.mode], _source(tunnel)
+        self._head = _NESTED_HEADS[mode]
         self._names: dict[int, str] = {}
         self.routes: dict[RouteKey, RouteTarget] = {}
         self.interrupted = False
@@ -292,10 +287,8 @@ class Decoder:
             and metric != WAY_OUT_METRIC
         ):
             size = len(self._head)
-            source = encap[size + 16 :]
-            if encap[:size] == self._head and (not source or len(source) == len(_SOURCE) + 16):
-                segment = encap[size : size + 16]
-                self._sink(table, LENGTHS[length] + destination, metric, segment, source == self._source)
+            if encap[:size] == self._head and len(encap) == size + 16:
+                self._sink(table, LENGTHS[length] + destination, metric, encap[size:])
                 return
         key = _KEY.pack(table, metric, length) + destination
         if hops:
@@ -426,10 +419,7 @@ def _encap_target(device: str, gateway: bytes, encap_type: int, encap: bytes) ->
     if gateway:
         return None
     parts = dict(attributes(encap))
-    if encap_type == _ENCAP_SEG6 and set(parts) in (
-        {_SEG6_IPTUNNEL_SRH},
-        {_SEG6_IPTUNNEL_SRH, _SEG6_IPTUNNEL_SRC},
-    ):
+    if encap_type == _ENCAP_SEG6 and set(parts) == {_SEG6_IPTUNNEL_SRH}:
         tunnel = parts[_SEG6_IPTUNNEL_SRH]
         mode = _MODE_NAMES.get(_U32.unpack_from(tunnel)[0])
         segment = tunnel[4 + len(_SRH) :]
@@ -452,14 +442,6 @@ _ENCAP_HEADS: Final = {
     for mode, head in _NESTED_HEADS.items()
 }
 _ENCAP_TAIL: Final = _attribute(_RTA_ENCAP_TYPE, struct.pack("=H", _ENCAP_SEG6))
-
-
-_SOURCE: Final = _ATTRIBUTE.pack(4 + 16, _SEG6_IPTUNNEL_SRC)
-"""Begins the attribute of an outer source, which follows the segment."""
-
-
-def _source(tunnel: Tunnel) -> bytes:
-    return _SOURCE + tunnel.source if tunnel.source else b""
 
 
 _RTA_GATEWAY_SIX: Final = _attribute(_RTA_GATEWAY, _ANY_GATEWAY)

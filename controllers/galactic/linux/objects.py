@@ -110,18 +110,6 @@ class Encap(NamedTuple):
     mode: EncapMode
 
 
-class Tunnel(NamedTuple):
-    """The encapsulation of all routes to other nodes. ``source``: the packed outer source, an attribute of each route
-    (SEG6_IPTUNNEL_SRC, Linux 7.3); without it the kernel chooses one of the route's device for each packet.
-    """
-
-    mode: EncapMode
-    source: bytes = b""
-
-
-REDUCED: Final = Tunnel("encap.red")
-
-
 class Balanced(NamedTuple):
     """Several ``Encap``, by the hash of a packet's addresses: ``hops`` has each packed segment with its weight (1 to
     256).
@@ -164,10 +152,8 @@ LENGTHS: Final = tuple(bytes((length,)) for length in range(129))
 
 PackedNetwork = bytes
 """Prefix length and packed address: what follows table and metric in a ``RouteKey``."""
-EncapSink = Callable[[int, PackedNetwork, int, bytes, bool], None]
-"""Receives every route through an encapsulation: table, network, metric, packed segment, and whether its outer source
-is the tunnel's.
-"""
+EncapSink = Callable[[int, PackedNetwork, int, bytes], None]
+"""Receives every route through an encapsulation: table, network, metric, packed segment."""
 EncapJob = tuple[RouteKey, bytes, bool]
 """One route through an encapsulation to write: key, packed segment, whether to delete it instead of setting it."""
 
@@ -329,7 +315,7 @@ class Kernel(Protocol):
     async def sysctls(self) -> dict[str, str]:
         """The values of the sysctls written before: the only objects whose changes the kernel does not notify."""
 
-    async def routes(self, tunnel: Tunnel, sink: EncapSink) -> dict[RouteKey, RouteTarget]:
+    async def routes(self, mode: EncapMode, sink: EncapSink) -> dict[RouteKey, RouteTarget]:
         """Galactic's routes; those through ``LOOPBACK_DEVICE`` with that mode go to ``sink`` instead."""
 
     async def routes_of(self, device: str) -> dict[RouteKey, RouteTarget]:
@@ -341,7 +327,7 @@ class Kernel(Protocol):
         Raises Unreachable naming the objects that failed; all that do not depend on them are written.
         """
 
-    async def write_encaps(self, tunnel: Tunnel, jobs: Iterable[EncapJob]) -> None:
+    async def write_encaps(self, mode: EncapMode, jobs: Iterable[EncapJob]) -> None:
         """Sets and deletes routes through ``LOOPBACK_DEVICE``, in that order. Raises Unreachable as ``write``."""
 
     async def neighbours(self) -> dict[Neighbour, NeighbourState]:

@@ -22,10 +22,7 @@ from galactic.linux.objects import (
     LookupOrder,
     Objects,
     Rule,
-    Tunnel,
     change,
-    encap_key,
-    packed,
     route_key,
 )
 from galactic.names import host_end, vrf
@@ -61,7 +58,6 @@ class Preflight:
     encap: Encapsulation
     findings: tuple[Finding, ...]
     multipath: bool = True  # IPv4 routes may have several next hops
-    sourced: bool = False  # routes may have an outer source of their own
 
     @property
     def ok(self) -> bool:
@@ -96,26 +92,11 @@ async def preflight() -> Preflight:
         try:
             findings += [await trial.made(kernel) for trial in _trials()]
             multipath = (await _MULTIPATH.made(kernel)).ok
-            sourced = await _sourced(kernel)
         finally:
             kernel.close()
     can = {finding.name for finding in findings if finding.ok}
     encap: Encapsulation = "encap.red" if "ReducedEncapsulation" in can else "encap"
-    return Preflight(release, encap, _corrected(findings, release), multipath, sourced)
-
-
-async def _sourced(kernel: LinuxKernel) -> bool:
-    """Whether the kernel keeps a route's outer source: older ones ignore the attribute. No finding: without it the
-    kernel chooses the same source, for each packet.
-    """
-    tunnel, network = Tunnel("encap", _SEGMENT.packed), packed(ip_network("203.0.113.0/24"))
-    kept: list[bool] = []
-    try:
-        await kernel.write_encaps(tunnel, [(encap_key(_TABLE, network, tunnel.source), tunnel.source, False)])
-        await kernel.routes(tunnel, lambda table, network, metric, segment, same: kept.append(same))  # noqa: ARG005
-    except GalacticError:
-        return False
-    return kept == [True]
+    return Preflight(release, encap, _corrected(findings, release), multipath)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,13 +17,12 @@ from galactic.linux.namespace import Namespace, device_index, device_name
 from galactic.linux.netlink import Decoder, Encoder, acknowledged, dump_request, replies
 from galactic.linux.objects import (
     LOOPBACK_DEVICE,
-    REDUCED,
     Direct,
     EncapJob,
+    EncapMode,
     EncapSink,
     RouteKey,
     RouteTarget,
-    Tunnel,
     route_of,
 )
 
@@ -69,12 +68,7 @@ class RouteSocket:
         return device_index(self._socket, device)
 
     async def dump(
-        self,
-        *,
-        table: int = 0,
-        device: int = 0,
-        tunnel: Tunnel = REDUCED,
-        sink: EncapSink | None = None,
+        self, *, table: int = 0, device: int = 0, mode: EncapMode = "encap.red", sink: EncapSink | None = None
     ) -> dict[RouteKey, RouteTarget]:
         """Galactic's routes of both families. Raises Unreachable.
 
@@ -84,7 +78,7 @@ class RouteSocket:
         encaps = self.index(LOOPBACK_DEVICE) if sink else 0
 
         def decoder(own: socket.socket) -> Decoder:
-            return Decoder(lambda index: device_name(own, index), encaps=encaps, tunnel=tunnel, sink=sink)
+            return Decoder(lambda index: device_name(own, index), encaps=encaps, mode=mode, sink=sink)
 
         routes: dict[RouteKey, RouteTarget] = {}
         for family in (socket.AF_INET, socket.AF_INET6):
@@ -140,10 +134,10 @@ class RouteSocket:
             failures = {key: why for key, why in failures.items() if key not in present} | again
         return {key: _TAKEN if why == _EXISTS else why for key, why in failures.items()}
 
-    async def write_encaps(self, tunnel: Tunnel, jobs: Iterable[EncapJob]) -> Failures:
+    async def write_encaps(self, mode: EncapMode, jobs: Iterable[EncapJob]) -> Failures:
         """As ``write``, of routes through ``LOOPBACK_DEVICE`` only, and faster."""
         try:
-            message = Encoder(self._present).encaps(LOOPBACK_DEVICE, tunnel)
+            message = Encoder(self._present).encaps(LOOPBACK_DEVICE, mode)
         except LookupError:
             gone = f"there is no device {LOOPBACK_DEVICE}"
             return {key: gone for key, _, delete in jobs if not delete}

@@ -128,7 +128,6 @@ class Node:
     rules: Rules = field(init=False)
     authority: Authority = field(default_factory=lambda: Statuses(_default))
     prefix: IPv6Network | None = PREFIX
-    sourced: bool = False
     plugin: tuple[str, ...] = (sys.executable, "-ISE", "-c", PLUGIN)
 
     def __post_init__(self) -> None:
@@ -198,7 +197,7 @@ class Node:
 
     def _host(self) -> Host | None:
         prefix = self.store.node.prefix
-        return Host(prefix, SPACE, "eth0", sourced=self.sourced) if prefix else None
+        return Host(prefix, SPACE, "eth0") if prefix else None
 
     def _problem(self) -> str | None:
         return self.problem or (None if self.sync.ready.is_set() else self.sync.problem)

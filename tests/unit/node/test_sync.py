@@ -2,11 +2,11 @@
 
 import asyncio
 from dataclasses import replace
-from ipaddress import IPv6Network, ip_address, ip_interface, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 
 from waits import until
 
-from galactic import names, srv6
+from galactic import names
 from galactic.linux.events import Changed
 from galactic.linux.objects import Direct, Encap, EndDT46, change, route_key
 from galactic.messages import Route
@@ -14,7 +14,6 @@ from galactic.node.dataplane.plan import POD_METRIC
 from galactic.node.dataplane.sync import Sync
 from galactic.node.state.remote import Source, entry
 
-OTHER_PREFIX = IPv6Network("2001:db8:ff09:100::/56")
 HOST_END = "G0000000jU00GH"
 IPV4_KEY = 13
 """Bytes of the key of an IPv4 route."""
@@ -238,34 +237,6 @@ async def test_routes_survive_a_restart_until_a_whole_table_is_known(node, confi
     assert remote(node) == {"2", "3"}
     set_table(node.store, 2, [route(3)])
     await until(lambda: remote(node) == {"3"})
-
-
-async def test_routes_get_the_outer_source_of_the_prefix_in_their_place(node, config):
-    """After a restart on another kernel, or an upgrade, and with another prefix; none is away in between."""
-
-    def sources():
-        assert remote(node) == {"2", "3"}
-        kept = {key for key, to in node.kernel.host.routes.items() if isinstance(to, Encap)}
-        return {node.kernel.sources[key] for key in kept}
-
-    await node.cni("ADD", config())
-    set_table(node.store, 1, [route(2), route(3)])
-    await until(lambda: remote(node) == {"2", "3"})
-    assert sources() == {b""}
-    await node.stop()
-    node.sourced = True
-    await node.start()
-    await until(lambda: sources() == {srv6.loopback(node.store.node.prefix).packed})
-    set_table(node.store, 2, [route(2), route(3)])
-    node.store.set_prefix(OTHER_PREFIX)
-    node.store.dirty.mark_host()
-    await until(lambda: sources() == {srv6.loopback(OTHER_PREFIX).packed})
-    await node.stop()
-    node.sourced = False
-    await node.start()
-    set_table(node.store, 3, [route(2), route(3)])
-    await until(lambda: sources() == {b""})
-    assert not node.metrics.drift._value.get()
 
 
 async def test_an_interface_that_leads_to_an_earlier_pod_is_replaced_at_start(node, config):

@@ -16,7 +16,6 @@ from galactic.linux.objects import (
     EndDT46,
     Kernel,
     Objects,
-    Tunnel,
     Via,
     change,
     route_of,
@@ -45,7 +44,6 @@ class Dataplane:
         self._tables: dict[int, int] = {}  # by VPC
         self._routes: Counter[int] = Counter()  # routes to other nodes in the kernel, by table
         self._indexes: dict[str, int] = {}  # of devices when they were last read
-        self._tunnel: Tunnel | None = None  # of the routes in the kernel
         self._macs = Macs()
         self._written = 0
         self.pods = Pods(kernel, store, exists)
@@ -90,7 +88,6 @@ class Dataplane:
         actual = await self._kernel.objects()
         self._macs.observe(actual.links)
         known, self._parts.known = self._parts.known, False
-        self._tunnel = host.tunnel
         tables_before, self._tables = self._tables, plan.tables_of(actual)
         if store.attachments.unaccounted is None:
             store.set_unaccounted(_host_ends(actual))
@@ -103,7 +100,7 @@ class Dataplane:
             withdrawn[tables_before.get(vpc, 0)] = store.tables[vpc].tracker.drain()
         self._assign(hosted)
         routes = RouteResync({self._tables[vpc]: store.tables[vpc] for vpc in hosted}, withdrawn)
-        actual.routes = await self._kernel.routes(host.tunnel, routes.observe)
+        actual.routes = await self._kernel.routes(host.encap, routes.observe)
         self.drift = routes.finish()
         if known:
             written = self._parts.all()
@@ -138,10 +135,6 @@ class Dataplane:
         """Writes what changed since the last round, without reading. The failures, by attachment."""
         assert self.known
         self._parts.known = False
-        if (
-            host.tunnel != self._tunnel
-        ):  # all routes are another's: with another prefix, or a module that came
-            return await self.resync(host)
         store, hosted = self._store, self._store.attachments.hosted
         touched: set[Part] = {*dirty.attachments, *(vpc for vpc, _ in dirty.attachments), *dirty.gateways}
         if dirty.host:
@@ -362,7 +355,7 @@ class Dataplane:
         first = next(jobs, None)
         try:
             if first is not None:
-                await self._kernel.write_encaps(host.tunnel, self._counted(chain((first,), jobs)))
+                await self._kernel.write_encaps(host.encap, self._counted(chain((first,), jobs)))
         except GalacticError as error:
             return error
         return None

@@ -13,6 +13,7 @@ from galactic.linux.objects import (
     Direct,
     Encap,
     EncapJob,
+    EncapMode,
     EncapSink,
     EndDT46,
     Link,
@@ -21,7 +22,6 @@ from galactic.linux.objects import (
     Objects,
     RouteKey,
     RouteTarget,
-    Tunnel,
     Via,
     route_of,
 )
@@ -36,7 +36,6 @@ class MemoryKernel:
     peers: dict[str, tuple[str, str]] = field(default_factory=dict)  # host end → where the other end is
     reads: int = 0
     made: int = 0
-    sources: dict[RouteKey, bytes] = field(default_factory=dict)  # outer sources of routes
     writes: list[Change] = field(default_factory=list)
     fail: str = ""  # writes of a link of that name fail
     table: dict[Neighbour, NeighbourState] = field(default_factory=dict)  # of neighbours
@@ -86,16 +85,15 @@ class MemoryKernel:
     async def sysctls(self) -> dict[str, str]:
         return dict(self.host.sysctls)
 
-    async def routes(self, tunnel: Tunnel, sink: EncapSink) -> dict[RouteKey, RouteTarget]:
+    async def routes(self, mode: EncapMode, sink: EncapSink) -> dict[RouteKey, RouteTarget]:
         await asyncio.sleep(0)
         self.reads += 1
         others: dict[RouteKey, RouteTarget] = {}
         for number, (key, to) in enumerate(list(self.host.routes.items())):
             table, _, metric = route_of(key)
             plain = metric != WAY_OUT_METRIC
-            if plain and isinstance(to, Encap) and (to.device, to.mode) == (LOOPBACK_DEVICE, tunnel.mode):
-                same = self.sources.get(key, b"") == tunnel.source
-                sink(table, key[8:], metric, to.segment, same)
+            if plain and isinstance(to, Encap) and (to.device, to.mode) == (LOOPBACK_DEVICE, mode):
+                sink(table, key[8:], metric, to.segment)
             else:
                 others[key] = to
             if number % 4 == 0:
@@ -131,7 +129,7 @@ class MemoryKernel:
         self.kept_devices |= new
         return len(new)
 
-    async def write_encaps(self, tunnel: Tunnel, jobs: Iterable[EncapJob]) -> None:
+    async def write_encaps(self, mode: EncapMode, jobs: Iterable[EncapJob]) -> None:
         failed = []
         for key, segment, gone in jobs:
             await asyncio.sleep(0)
@@ -139,8 +137,7 @@ class MemoryKernel:
                 if isinstance(self.host.routes.get(key), Encap):
                     del self.host.routes[key]
             elif LOOPBACK_DEVICE in self.host.links:
-                self.host.routes[key] = Encap(LOOPBACK_DEVICE, segment, tunnel.mode)
-                self.sources[key] = tunnel.source
+                self.host.routes[key] = Encap(LOOPBACK_DEVICE, segment, mode)
             else:
                 failed.append(f"there is no device {LOOPBACK_DEVICE}")
         if failed:

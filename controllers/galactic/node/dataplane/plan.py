@@ -34,7 +34,6 @@ from galactic.linux.objects import (
     Network,
     Objects,
     Rule,
-    Tunnel,
     Unreachable,
     Via,
     route_key,
@@ -84,12 +83,6 @@ class Host:
     mtu: int = 1500  # of the underlay
     advertised: tuple[str, ...] = ()  # interfaces on which the kernel heeds router advertisements
     multipath: bool = True  # IPv4 routes may have several next hops
-    sourced: bool = False  # routes may have an outer source
-
-    @property
-    def tunnel(self) -> Tunnel:
-        """The encapsulation of routes to other nodes, with the node's loopback as the outer source."""
-        return Tunnel(self.encap, srv6.loopback(self.prefix).packed if self.sourced else b"")
 
 
 def tables(hosted: Iterable[int], known: Mapping[int, int]) -> dict[int, int]:

@@ -36,14 +36,10 @@ class RouteResync:
         self.counts = Counter({table: len(unseen) for table, unseen in self._unseen.items()})
         """Routes in the kernel by table, once the jobs are written."""
 
-    def observe(
-        self, table: int, network: PackedNetwork, metric: int, segment: bytes, as_now: bool = True
-    ) -> None:
-        """One route of the dump, which may have it more than once. ``as_now``: with the outer source that routes have
-        now; any other is replaced in its place.
-        """
+    def observe(self, table: int, network: PackedNetwork, metric: int, segment: bytes) -> None:
+        """One route of the dump, which may have it more than once."""
         remotes = self._remotes.get(table)
-        in_place = metric == encap_metric(network, segment) and as_now
+        in_place = metric == encap_metric(network, segment)
         if table in self._adopted:
             self._adopted[table][network] = segment
         elif in_place and remotes and remotes.segment(network) == segment:
@@ -82,8 +78,6 @@ class RouteResync:
             desired = owner.segment(network) if owner else None
             key = place(table, metric) + network
             if desired is not None and key == encap_key(table, network, desired):
-                if table in self._adopted:
-                    yield key, desired, False  # of another outer source
                 continue  # it was replaced in its place
             if desired is not None and desired == segment:  # adopted, with another metric
                 yield encap_key(table, network, desired), desired, False

@@ -155,7 +155,7 @@ class HostSetup:
         if prefix is None or underlay is None or preflight is None or not prefix.subnet_of(self._block):
             return None
         facts = prefix, self._block, underlay.device, preflight.encap, underlay.mtu
-        return Host(*facts, underlay.advertised, preflight.multipath, preflight.sourced)
+        return Host(*facts, underlay.advertised, preflight.multipath)
 
     @property
     def problem(self) -> str | None:
@@ -262,7 +262,7 @@ class HostSetup:
             if finding not in before:
                 level = log.info if finding.ok else log.error if finding.required else log.warning
                 level("preflight", finding=finding.name, ok=finding.ok, message=finding.message)
-        if known and (known.encap, known.sourced) != (self._preflight.encap, self._preflight.sourced):
+        if known and known.encap != self._preflight.encap:
             self._store.dirty.mark_host()
 
     def _new_modules(self) -> bool:
