@@ -8,9 +8,12 @@ INSTALLED = tuple(
     for name in ("lifecycle", "node_certificates", "platforms", "policies", "random_values")
 )
 """One cluster that the chart is installed in. Other files of tests/chart need Helm alone."""
-CHARTED = (
-    *("network_policies", "the_chart_on_real_nodes", "the_cli_tests_connectivity"),
-    "upgrades_of_the_chart",
+CHARTED = tuple(
+    f"tests/e2e/test_{name}.py"
+    for name in (
+        *("names_lead_into_the_vpc", "network_policies_are_about_eth0", "the_chart_on_real_nodes"),
+        *("the_cli_tests_connectivity", "upgrades_of_the_chart"),
+    )
 )
 """Stories that share a lab with the chart."""
 SLOW = ("tests/e2e/", *INSTALLED, IMAGE, "tests/kernel/")
@@ -50,7 +53,7 @@ def piece(test: str) -> str:
     """The piece of work of a test: its file, files that share an expensive set-up, or one boot of a guest."""
     if GUEST in test:
         return test
-    if any(name in test for name in CHARTED):
+    if test.startswith(CHARTED):
         return "+".join(CHARTED)
     if test.startswith(INSTALLED):
         return "+".join(INSTALLED)

@@ -40,3 +40,8 @@ def needs_a_cluster(file: str) -> bool:
 def test_files_that_install_the_chart_share_a_cluster_and_a_worker(file: str) -> None:
     assert needs_a_cluster(file) == (file in INSTALLED)
     assert piece(f"{file}::test_x") == ("+".join(INSTALLED) if file in INSTALLED else file)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_piece_begins_as_early_as_the_first_of_its_files(file: str) -> None:
+    assert rank(piece(f"{file}::test_x")) <= rank(file)
