@@ -8,6 +8,7 @@ devconf                sysctls of devices, by netlink
 routes, netlink        routes, as packed netlink messages
 events                 notifications of changes by other programs
 nft_events             those of transactions of nf_tables
+notifications          what both have in common: a netlink socket, read in one go
 neighbours, echo       ARP and neighbour discovery; echo requests from inside a namespace
 kept_neighbours        neighbours that work while the kernel's table of them is full
 link_counters, capture traffic that devices counted; a pod's packets at every device

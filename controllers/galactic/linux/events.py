@@ -5,19 +5,17 @@ programs' routes, and about changes of this process. So neither a routing daemon
 100,000 routes wake this process.
 """
 
-import asyncio
 import ctypes
 import enum
-import errno
 import socket
 import struct
-from collections.abc import AsyncIterator, Iterator
-from typing import Final, Self
+from collections.abc import Iterator
+from typing import Final
 
-from galactic.errors import Unreachable
 from galactic.linux.devices import is_galactic
 from galactic.linux.namespace import Namespace, device_name
 from galactic.linux.netlink import HEADER, RTM_DELROUTE, RTM_NEWROUTE, attributes
+from galactic.linux.notifications import ADD_MEMBERSHIP, SOL_NETLINK, Notifications
 from galactic.linux.objects import LOOPBACK_DEVICE, MAIN_TABLE, PROTOCOL
 
 _RTM_NEWLINK, _RTM_DELLINK, _RTM_NEWADDR, _RTM_DELADDR, _RTM_NEWRULE, _RTM_DELRULE = 16, 17, 20, 21, 32, 33
@@ -39,15 +37,12 @@ _LOCAL_TABLE: Final = 255
 _NETCONFA_IFINDEX: Final = 1
 _ALL, _DEFAULT = -1, -2  # NETCONFA_IFINDEX_ALL and _DEFAULT
 _IFINFOMSG_SIZE, _IFADDRMSG_SIZE, _FIB_RULE_SIZE, _NETCONFMSG_SIZE = 16, 8, 12, 4
-_NETLINK_ADD_MEMBERSHIP: Final = 1
-_SOL_NETLINK: Final = 270
 _SO_ATTACH_FILTER: Final = 26
 _PROTOCOL_AT: Final = HEADER.size + 5  # rtm_protocol
 _PORT_AT: Final = 12  # nlmsg_pid: the port that requested the change
 _TYPE_AT: Final = 4
 _INDEX: Final = struct.Struct("=I")
 _SIGNED: Final = struct.Struct("=i")
-_PART: Final = 1 << 16
 
 
 class Changed(enum.Flag):
@@ -63,48 +58,20 @@ class Changed(enum.Flag):
 EVERYTHING: Final = Changed.LINKS | Changed.ADDRESSES | Changed.ROUTES | Changed.RULES | Changed.SYSCTLS
 
 
-class Events:
-    """An asynchronous iterator of ``Changed``, for one consumer. Changes between two waits are not lost.
-
-    ``own_port`` is the netlink port that writes Galactic's routes (``LinuxKernel.port``); its changes are not reported.
-    Changes of links, addresses and rules are reported even if this process made them: they are few.
+class Events(Notifications[Changed]):
+    """``own_port`` is the netlink port that writes Galactic's routes (``LinuxKernel.port``); its changes are not
+    reported. Changes of links, addresses and rules are reported even if this process made them: they are few.
 
     Of Galactic's sysctls the kernel notifies forwarding and rp_filter only. Those of ``all``, ``default`` and
     lo-galactic are reported; messages about sysctls of other devices come with every new device, and are ignored.
     """
 
     def __init__(self, namespace: Namespace | None = None, *, own_port: int = 0) -> None:
-        self._socket = (namespace or Namespace.own()).netlink(packed=False)
+        super().__init__((namespace or Namespace.own()).netlink(packed=False), EVERYTHING, "kernel")
         _attach(self._socket, own_port)
         self._socket.bind((0, 0))
         for group in _GROUPS:
-            self._socket.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
-
-    def __aiter__(self) -> AsyncIterator[Changed]:
-        return self
-
-    async def __anext__(self) -> Changed:
-        """The changes since the last call; waits for the first. Raises Unreachable."""
-        loop = asyncio.get_running_loop()
-        changed = Changed(0)
-        while not changed:
-            try:
-                changed = self._kinds(await loop.sock_recv(self._socket, _PART))
-            except OSError as error:
-                changed = _missed(error)
-            changed |= self._rest()
-        return changed
-
-    def _rest(self) -> Changed:
-        """Further messages that have arrived already."""
-        changed = Changed(0)
-        while True:
-            try:
-                changed |= self._kinds(self._socket.recv(_PART))
-            except BlockingIOError:
-                return changed
-            except OSError as error:
-                changed |= _missed(error)
+            self._socket.setsockopt(SOL_NETLINK, ADD_MEMBERSHIP, group)
 
     def _kinds(self, datagram: bytes) -> Changed:
         changed = Changed(0)
@@ -138,15 +105,6 @@ class Events:
             return Changed.SYSCTLS if index in (_ALL, _DEFAULT) or loopback else Changed(0)
         return Changed(0)
 
-    def close(self) -> None:
-        self._socket.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
 
 def _decides(rule: bytes) -> bool:
     """Whether a rule (fib_rule_hdr and attributes) is Galactic's, or one to the table local, main or a VRF's own.
@@ -159,13 +117,6 @@ def _decides(rule: bytes) -> bool:
     number = parts.get(_FRA_TABLE, b"")
     table = _INDEX.unpack(number)[0] if len(number) == _INDEX.size else 0
     return table in (_LOCAL_TABLE, MAIN_TABLE) and not any(rule[1:3])  # dst_len, src_len
-
-
-def _missed(error: OSError) -> Changed:
-    """The buffer overflowed: anything may have changed. Raises Unreachable for every other error."""
-    if error.errno != errno.ENOBUFS:
-        raise Unreachable("kernel", f"waiting for events: {error.strerror}") from error
-    return EVERYTHING
 
 
 def _filter(own_port: int) -> Iterator[tuple[int, int, int, int]]:

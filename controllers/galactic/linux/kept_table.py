@@ -23,6 +23,12 @@ class Kernel(Protocol):
     def generation(self) -> int: ...
 
 
+class CountingKernel(Kernel, Protocol):
+    """With the sets that count packets by device."""
+
+    async def counted(self, table: str, name: str) -> dict[str, int]: ...
+
+
 class KeptTable:
     """One table. ``repaired`` is called when another program's change is put back. Methods raise Unreachable."""
 

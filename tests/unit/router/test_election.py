@@ -244,13 +244,19 @@ async def test_one_that_could_not_lead_leaves_the_lease_to_the_next(time) -> Non
             assert first[-1] is False
 
 
-async def test_a_leader_that_alone_lost_the_broker_hands_over(time) -> None:
-    """It knows nothing of the others' brokers: so it offers the Lease, and one with a broker takes it."""
-    server, connected, leads = Server(), {"a": True, "b": True}, {"a": True, "b": False}
+def first_leads(time):
+    """Two routers with the broker, of which "a" leads; and which of them have it, to be changed."""
+    server, connected = Server(), {"a": True, "b": True}
     elections = {name: by_lease(server, name, time) for name in connected}
     for name, election in elections.items():
         election.connected = lambda name=name: connected[name]
-        election.leads = lambda name=name: leads[name]
+        election.leads = lambda name=name: name == "a"
+    return server, elections, connected
+
+
+async def test_a_leader_that_alone_lost_the_broker_hands_over(time) -> None:
+    """It knows nothing of the others' brokers: so it offers the Lease, and one with a broker takes it."""
+    server, elections, connected = first_leads(time)
     async with candidate(elections["a"]) as (first, _):
         await time.passes(LOOK)
         async with candidate(elections["b"]) as (second, _):
@@ -267,11 +273,7 @@ async def test_a_leader_that_alone_lost_the_broker_hands_over(time) -> None:
 
 async def test_a_leader_goes_on_while_no_router_has_the_broker(time) -> None:
     """It records endpoints; each offer costs two writes, and no other replica is chosen."""
-    server, connected, leads = Server(), {"a": True, "b": True}, {"a": True, "b": False}
-    elections = {name: by_lease(server, name, time) for name in connected}
-    for name, election in elections.items():
-        election.connected = lambda name=name: connected[name]
-        election.leads = lambda name=name: leads[name]
+    server, elections, connected = first_leads(time)
     async with candidate(elections["a"]) as (first, _):
         await time.passes(LOOK)
         async with candidate(elections["b"]) as (second, _):

@@ -35,7 +35,7 @@ log = structlog.get_logger(__name__)
 READ_SECONDS: Final = 10.0
 COUNTED: Final = "HM"
 """The devices of which rates are read: host ends, and the ends of ways out that are in no VRF."""
-PolicyDrops = Callable[[], Awaitable[Mapping[str, int]]]
+CountedByDevice = Callable[[], Awaitable[Mapping[str, int]]]
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 UNDERSTOOD: Final = 1
 """The latest schema of the file of usage that this version reads."""
@@ -69,9 +69,9 @@ class CounterReader:
         self._store, self._checkpoint, self._read, self._one = store, checkpoint, read, one
         store.detaching = self.detaching
         self.usage = restored(checkpoint, boot_id())
-        self.policy_drops: PolicyDrops | None = None
+        self.policy_drops: CountedByDevice | None = None
         """Where rules of policies are enforced: the packets that they dropped, by host end."""
-        self.refused_connections: PolicyDrops | None = None
+        self.refused_connections: CountedByDevice | None = None
         """Where rules of gateways are kept: packets of new connections that they dropped, by device."""
         self._refused: Mapping[str, int] = {}
         self._readings: Mapping[str, Reading] = {}
@@ -166,7 +166,7 @@ def with_policies(readings: Mapping[str, Reading], dropped: Mapping[str, int]) -
     }
 
 
-async def rates(seconds: float, policy_drops: PolicyDrops) -> dict[str, Any]:
+async def rates(seconds: float, policy_drops: CountedByDevice) -> dict[str, Any]:
     """Counters of host ends and ways out here: their rise within these seconds, and in all. Raises Unreachable."""
     namespace = Namespace.own()
 

@@ -8,13 +8,13 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from collections.abc import Set as AbstractSet
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 
 from galactic.errors import GalacticError
 from galactic.linux.connections import Service, capacity, release
-from galactic.linux.kept_table import KeptTable, Kernel
+from galactic.linux.kept_table import CountingKernel, KeptTable
 from galactic.linux.objects import Address
 from galactic.node.dataplane.connection_rules import CONNECTIONS, REFUSED
 from galactic.node.dataplane.gateway_rules import TABLE, WayOut, served, table
@@ -32,12 +32,6 @@ SHARE: Final = 16
 Serving = Mapping[Service, AbstractSet[Address]]
 
 
-class Filter(Kernel, Protocol):
-    """The kernel's tables. ``galactic.linux.nftables.Nftables`` is the real one."""
-
-    async def counted(self, table: str, name: str) -> dict[str, int]: ...
-
-
 class GatewayFilter:
     """``lacking``: what this host lacks for it, in words. ``leads_out``: whether the kernel has a VPC's way out.
     ``release`` ends connections to pods that a published port leads to no more.
@@ -45,7 +39,7 @@ class GatewayFilter:
 
     def __init__(
         self,
-        nft: Filter,
+        nft: CountingKernel,
         store: Store,
         lacking: Callable[[], Awaitable[str]],
         leads_out: Callable[[int], bool],

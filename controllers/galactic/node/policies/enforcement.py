@@ -18,8 +18,7 @@ from galactic import names
 from galactic.backoff import Backoff
 from galactic.errors import GalacticError, NotYet, Unreachable
 from galactic.kube.conditions import POLICIES
-from galactic.linux import kept_table
-from galactic.linux.kept_table import KeptTable
+from galactic.linux.kept_table import CountingKernel, KeptTable
 from galactic.node.policies.classes import Ip
 from galactic.node.policies.rules import CLOSED, Rules
 from galactic.node.policies.ruleset import TABLE, table
@@ -41,12 +40,6 @@ LINGER_SECONDS: Final = 3.0
 """From an attachment's end until its rules go."""
 WAIT_SECONDS: Final = 12.0
 """For which an ADD waits for its rules; the plugin gives up after 20 s."""
-
-
-class Filter(kept_table.Kernel, Protocol):
-    """The kernel's tables. ``galactic.linux.nftables.Nftables`` is the real one."""
-
-    async def counted(self, table: str, name: str) -> dict[str, int]: ...
 
 
 class Source(Protocol):
@@ -90,7 +83,7 @@ class Enforcement:
 
     def __init__(
         self,
-        kernel: Filter,
+        kernel: CountingKernel,
         attachments: Mapping[Key, Attachment],
         lacking: Callable[[], Awaitable[str]],
         wake: asyncio.Event,
