@@ -4,7 +4,7 @@ import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import mqtt
 from story import eventually
@@ -65,14 +65,38 @@ def only_one(lab: Lab) -> Iterator[None]:
             lab.supervisor.start(name)
 
 
+class Killed(NamedTuple):
+    """A leader that was killed: its component, its claim, and the process's id and start in Unix seconds."""
+
+    component: str
+    claim: dict[str, Any]
+    process: tuple[int, int]
+
+    def started_again(self, lab: Lab) -> bool:
+        """Whether the component is another process now."""
+        return _processes(lab)[self.component] != self.process
+
+
+def kill_leader(lab: Lab) -> Killed:
+    killed = Killed(component := leading(lab), claim(lab), _processes(lab)[component])
+    lab.kill(component)
+    assert str(killed.claim["id"]).endswith(f"-{killed.process[0]}"), "another router was elected meanwhile"
+    return killed
+
+
+def _processes(lab: Lab) -> dict[str, tuple[int, int]]:
+    return {process["name"]: (process["pid"], process["start"]) for process in lab.supervisor.status()}
+
+
 def succeeded(before: dict[str, Any], claims: list[dict[str, Any]]) -> bool:
-    """Whether others followed, one after the other, each in a term of its own. There may be more leaders than a story
-    asks for: one that is delayed for three seconds is succeeded as well.
+    """Whether other claims followed, one after the other, each in a term of its own. There may be more leaders than a
+    story asks for: one that is delayed for three seconds is succeeded as well. The name of a leader proves nothing:
+    process ids are given again.
     """
     # A leader publishes its claim again to a broker that came back.
     later = claims[1:] if claims[:1] == [before] else claims
     terms = [before["term"], *(claimed["term"] for claimed in later)]
-    return any(claimed["id"] != before["id"] for claimed in later) and terms == sorted(set(terms))
+    return bool(later) and terms == sorted(set(terms))
 
 
 def log(lab: Lab, component: str) -> str:

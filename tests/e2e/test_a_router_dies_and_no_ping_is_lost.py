@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from mqtt import BASE, LEADER, Recorder, recording
-from routers import claim, leading, log, pids, publishes, standing_by, succeeded
+from routers import claim, kill_leader, leading, log, pids, publishes, standing_by, succeeded
 from story import ANSWER_SECONDS, Tenant, eventually
 
 from galactic_lab.cluster import Lab
@@ -47,8 +47,7 @@ def test_killed(blue: Tenant, pinging: "subprocess.Popen[str]") -> None:
     vpc = blue.lab.get("vpc", "-n", blue.namespace, "vpc")["status"]["identifier"]
     standing_by(lab, leading(lab))
     with recording(lab) as recorder:
-        before = claim(lab)
-        lab.kill(leading(lab))
+        killed = kill_leader(lab)
         blue.pod("three", "node-2")  # while no router leads
         blue.all_reach((("one", "10.1.1.3"),))
         assert leading(lab)
@@ -56,7 +55,8 @@ def test_killed(blue: Tenant, pinging: "subprocess.Popen[str]") -> None:
         eventually("the pod's route is withdrawn", lambda: not blue.ping("one", "10.1.1.3"))
         eventually("the withdrawal was published", lambda: gone(recorder.changes(vpc)))
     none_lost(pinging)
-    assert succeeded(before, recorder.claims())
+    assert killed.started_again(lab)
+    assert succeeded(killed.claim, recorder.claims())
     published_exactly(recorder, vpc, comes=["10.1.1.3/32"], goes=["10.1.1.3/32"])
 
 

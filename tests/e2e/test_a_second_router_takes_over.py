@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from mqtt import BASE, publish, recording, retained
-from routers import claim, leading, standing_by, succeeded
+from routers import claim, kill_leader, leading, standing_by, succeeded
 from story import Tenant, eventually
 
 from galactic.messages import Endpoint, NodeEndpoints, encode
@@ -75,13 +75,13 @@ def test_a_change_while_no_router_leads(blue: Tenant) -> None:
     eventually("the first is routed", lambda: count(blue, vpc) == 1)
     standing_by(lab, leading(lab))
     with recording(lab) as recorder:
-        before = claim(lab)
-        lab.kill(leading(lab))
+        killed = kill_leader(lab)
         register(blue, "by-hand-2", attachment="two", vpc=vpc, function=two, network="10.1.1.2/32")
         eventually("the second is routed as well", lambda: count(blue, vpc) == 2)
         assert leading(lab)
         eventually("the change was published", lambda: recorder.changes(vpc))
-    assert succeeded(before, recorder.claims())
+    assert killed.started_again(lab)
+    assert succeeded(killed.claim, recorder.claims())
     changes = recorder.changes(vpc)
     published = [[route["network"] for route in change["set"]] for change in changes]
     # Where several routers led in turn, one publishes again the changes that its predecessor had not packed.

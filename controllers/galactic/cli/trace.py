@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_address, ip_interface
 from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
@@ -26,6 +27,8 @@ ECHO_BYTES: Final = 431
 """Size of the first path's echo requests. Each further path's are a byte larger, so that counters can be assigned."""
 PROBE_SECONDS: Final = 60.0
 """Additional time for unanswered neighbours and echo requests, beyond --request-timeout."""
+PAUSE_SECONDS: Final = 1.0
+"""Between two traces with --wait."""
 
 
 def trace(
@@ -45,22 +48,30 @@ def trace(
         bool,
         typer.Option("--probe/--no-probe", help="Send echo requests from the pods, and resolve neighbours."),
     ] = True,
+    wait: Annotated[bool, typer.Option("--wait", help="Trace again until the packets arrive.")] = False,
+    timeout: Annotated[float, typer.Option(min=0.0, help="Seconds that --wait waits.")] = 60.0,
     output: Form = Output.TABLE,
 ) -> int:
     """Trace the data path from a pod to another, hop by hop, in both directions: where it stops, and why.
 
     Routes, devices and addresses are read from both kernels. Each pod sends three echo requests, and neighbours and
-    packet filters are checked for losses. With --no-probe nothing is sent.
+    packet filters are checked for losses. With --no-probe nothing is sent. With --wait the last trace is printed.
     """
-    report = options.run(
-        traced(options, source, destination, namespace, probe=probe),
-        seconds=options.seconds + (PROBE_SECONDS if probe else 0.0),
-    )
-    ways: list[dict[str, Any]] = report["ways"]
+    until = time.monotonic() + (timeout if wait else 0.0)
+    while True:
+        report = options.run(
+            traced(options, source, destination, namespace, probe=probe),
+            seconds=options.seconds + (PROBE_SECONDS if probe else 0.0),
+        )
+        ways: list[dict[str, Any]] = report["ways"]
+        arrives = all(hop.state == "passes" for way in ways for hop in way["hops"])
+        if arrives or time.monotonic() >= until:
+            break
+        time.sleep(PAUSE_SECONDS)
     if not document(report | {"ways": [_plain(way) for way in ways]}, output):
         for way in ways:
             print_way(way)
-    return FINE if all(hop.state == "passes" for way in ways for hop in way["hops"]) else DEGRADED
+    return FINE if arrives else DEGRADED
 
 
 class _Pair(NamedTuple):

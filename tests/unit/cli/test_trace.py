@@ -11,7 +11,7 @@ from states import VPC_ID, fine, pod, snapshot
 from test_walk import SID, VPC, kernel
 
 from galactic.cli import trace
-from galactic.cli.cluster_options import Absent
+from galactic.cli.cluster_options import DEGRADED, FINE, Absent
 from galactic.errors import Unreachable
 from galactic.names import host_end
 
@@ -23,9 +23,15 @@ COUNTERS = {"drops": [], "links": {host_end(VPC, number): {"rx_packets": 3} for 
 class Options:
     """Options whose client is never used: the snapshot is recorded."""
 
+    seconds = 60.0
+
     @asynccontextmanager
     async def kube(self) -> AsyncIterator[None]:
         yield None
+
+    def run(self, work: Any, *, seconds: float) -> Any:
+        assert seconds >= self.seconds
+        return asyncio.run(work)
 
 
 class Nodes:
@@ -112,6 +118,33 @@ def test_a_node_that_cannot_be_read_is_unknown(monkeypatch: pytest.MonkeyPatch) 
     forward, back = traced(Nodes(lost="node-2"), monkeypatch)
     assert [hop.state for hop in forward["hops"]].count("unknown") == 1
     assert [(hop.where, hop.state) for hop in back["hops"]] == [("node node-2", "unknown")]
+
+
+class Waking(Nodes):
+    """Node 2 can be inspected from the second trace on."""
+
+    async def inspect(self, node: str, arguments: Sequence[str]) -> dict[str, Any]:
+        first = "node-2" not in [asked for asked, _ in self.asked]
+        self._lost = "node-2" if first else ""
+        return await super().inspect(node, arguments)
+
+
+@pytest.mark.usefixtures("recorded")
+@pytest.mark.parametrize(("wait", "code"), [(False, DEGRADED), (True, FINE)])
+def test_with_wait_it_traces_until_the_packets_arrive(
+    monkeypatch: pytest.MonkeyPatch, wait: bool, code: int
+) -> None:
+    nodes = Waking()
+    monkeypatch.setattr("galactic.cli.cluster_access.cluster_access", lambda _options, _kube: nodes)
+    monkeypatch.setattr(trace, "PAUSE_SECONDS", 0.0)
+    assert trace.trace(Options(), "blue/web", "blue/api", wait=wait) == code  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("recorded")
+def test_a_wait_ends_with_the_last_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = Nodes(lost="node-2")
+    monkeypatch.setattr("galactic.cli.cluster_access.cluster_access", lambda _options, _kube: nodes)
+    assert trace.trace(Options(), "blue/web", "blue/api", wait=True, timeout=0.0) == DEGRADED  # type: ignore[arg-type]
 
 
 def test_a_pod_that_its_node_refuses_is_no_unknown_pod() -> None:
