@@ -19,9 +19,9 @@ from galactic.linux.namespace import Namespace
 from galactic.linux.nftables import Nftables, Table
 from galactic.linux.objects import LOOPBACK_DEVICE, Encap, Objects, change, route_key
 from galactic.linux.preflight import preflight
-from galactic.node.dataplane import gateway_routes, plan
+from galactic.node.dataplane import fragments, gateway_routes, plan
 from galactic.node.dataplane.connection_rules import CONNECTIONS
-from galactic.node.dataplane.gateway_rules import TABLE, WayOut, table
+from galactic.node.dataplane.gateway_rules import WayOut, table
 from galactic.node.dataplane.parts import union
 from galactic.node.state.attachment import Attachment
 from galactic.node.state.gateways import Exit, Gateway, GatewayState
@@ -104,9 +104,12 @@ def planned(node: int, paths: dict[str, str], gateways: GatewayState) -> Objects
     return union(parts)
 
 
-def rules(node: int, gateways: GatewayState, connections: int = CONNECTIONS) -> Table:
+def rules(node: int, gateways: GatewayState, connections: int = CONNECTIONS) -> list[Table]:
     exits = ((one, gateways.exit_here(vpc, prefix(node))) for vpc, one in gateways.all.items())
-    return table((WayOut(one, exit_) for one, exit_ in exits if exit_), connections)
+    here = [WayOut(one, exit_) for one, exit_ in exits if exit_]
+    keys = [(vpc, function) for at, vpc, function in PODS.values() if at == node]
+    led_out = fragments.led_out((way.gateway for way in here), keys)
+    return [fragments.table(led_out), table(here, connections)]
 
 
 @dataclass
@@ -122,12 +125,14 @@ class Net:
         paths = {pod: path_of(one) for pod, one in self.pods.items()}
         for node, space in self.nodes.items():
             known = state(node, gateways, away)
-            self.nft(node, rules(node, known, connections))
+            self.nft(node, *rules(node, known, connections))
             asyncio.run(write(space, planned(node, paths, known)))
 
-    def nft(self, node: int, wanted: Table) -> None:
-        """As after a restart of the node controller: it does not know the kernel's table."""
-        self.nodes[node].run(lambda: asyncio.run(KeptTable(Nftables(), TABLE).write(wanted)))
+    def nft(self, node: int, *tables: Table) -> None:
+        """As after a restart of the node controller: it does not know the kernel's tables."""
+        for wanted in tables:
+            kept = KeptTable(Nftables(), wanted.name)
+            self.nodes[node].run(lambda kept=kept, wanted=wanted: asyncio.run(kept.write(wanted)))
 
     def seen(
         self, pod: str, family: int, address: str | None = None, port: int = PORT, tries: int = 3

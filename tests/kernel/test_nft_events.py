@@ -11,6 +11,7 @@ pytestmark = pytest.mark.every_kernel
 OURS = (
     "nft add table inet galactic-policy; nft add chain inet galactic-policy c;"
     "nft add table inet galactic-gateways; nft add chain inet galactic-gateways c;"
+    "nft add table inet galactic-fragments;"
     "iptables-nft -t raw -N GALACTIC-PREROUTING; iptables-nft -t raw -A PREROUTING -j GALACTIC-PREROUTING;"
 )
 
@@ -28,6 +29,7 @@ async def next_of(events):
         pytest.param(
             "nft add rule inet galactic-gateways c drop", {Transaction.GATEWAYS}, id="a-rule-of-gateways"
         ),
+        pytest.param("nft delete table inet galactic-fragments", {Transaction.FRAGMENTS}, id="fragments"),
         pytest.param("iptables-nft -t raw -F", {Transaction.CHAINS}, id="iptables-F"),
         pytest.param("iptables-nft -t raw -D PREROUTING 1", {Transaction.CHAINS}, id="the-jump"),
         pytest.param("iptables-nft -t raw -I PREROUTING -j ACCEPT", {Transaction.CHAINS}, id="ahead-of-it"),

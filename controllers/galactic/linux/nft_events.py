@@ -21,13 +21,15 @@ class Transaction(enum.Flag):
 
     POLICIES = enum.auto()
     GATEWAYS = enum.auto()
+    FRAGMENTS = enum.auto()
     CHAINS = enum.auto()
 
 
-EVERYTHING: Final = Transaction.POLICIES | Transaction.GATEWAYS | Transaction.CHAINS
+EVERYTHING: Final = ~Transaction(0)
 _NAMES: Final = {
     b"galactic-policy\0": Transaction.POLICIES,
     b"galactic-gateways\0": Transaction.GATEWAYS,
+    b"galactic-fragments\0": Transaction.FRAGMENTS,
     b"GALACTIC-": Transaction.CHAINS,
     # a deleted jump is reported by its chain alone
     b"PREROUTING\0": Transaction.CHAINS,

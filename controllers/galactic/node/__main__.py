@@ -28,6 +28,7 @@ from galactic.node.cni.server import Server
 from galactic.node.dataplane.adapter import LinuxHost
 from galactic.node.dataplane.counter_reader import CounterReader, now
 from galactic.node.dataplane.events import Paced, follow
+from galactic.node.dataplane.fragments import Fragments
 from galactic.node.dataplane.gateway_filter import GatewayFilter
 from galactic.node.dataplane.gateway_health import GatewayHealth
 from galactic.node.dataplane.host_settings import HostSettings
@@ -112,6 +113,7 @@ async def run(  # noqa: PLR0915 - the wiring
         gateways.share()
         reader.refused_connections = gateways.refused
         await gateways.attempt()  # before the kernel is read: ways out of an earlier life stay
+        fragments = Fragments(Nftables(), store, lacking, metrics.filter_drift.inc)
         gateway_health = GatewayHealth(store, EchoSocket, metrics.gateway_failovers.inc)
         host = HostTasks(
             setup, sync, neighbours, path_mtu, multus, host_settings, policies, gateways, gateway_health
@@ -119,6 +121,7 @@ async def run(  # noqa: PLR0915 - the wiring
         filters = {
             Transaction.POLICIES: Paced(policies.on_external_change, EVENT_SECONDS),
             Transaction.GATEWAYS: Paced(gateways.on_external_change, EVENT_SECONDS),
+            Transaction.FRAGMENTS: Paced(fragments.on_external_change, EVENT_SECONDS),
             Transaction.CHAINS: Paced(setup.on_external_change, EVENT_SECONDS),
         }
         session = Session(bus, own, store, Subscriptions(bus, topics, store, metrics), metrics)
@@ -157,6 +160,7 @@ async def run(  # noqa: PLR0915 - the wiring
             tasks.create_task(host.neighbours.run(), name="neighbours")
             tasks.create_task(host.path_mtu.run(), name="path MTU")
             tasks.create_task(gateways.run(), name="gateways' rules")
+            tasks.create_task(fragments.run(), name="fragments")
             tasks.create_task(gateway_health.run(), name="gateways' nodes")
             tasks.create_task(host.multus.run(kubernetes.write_status), name="multus")
             tasks.create_task(server.run(), name="socket")

@@ -18,7 +18,7 @@ from galactic.linux.kernel import LinuxKernel
 from galactic.linux.nftables import Nftables, Table, rewrite
 from galactic.linux.objects import Change, Objects, change, route_of
 from galactic.names import parse_interface
-from galactic.node.dataplane import gateway_rules
+from galactic.node.dataplane import fragments, gateway_rules
 from galactic.node.policies import ruleset
 
 PROGRAM: Final = "galactic-node-clean"
@@ -60,7 +60,7 @@ async def clean(agent: Path, *, force: bool = False) -> list[str]:
 async def _without_tables() -> list[str]:
     """Deletes Galactic's own tables; none where the host has no nf_tables, and so no such table."""
     nftables, deleted = Nftables(), list[str]()
-    for table in (ruleset.TABLE, gateway_rules.TABLE):
+    for table in (ruleset.TABLE, gateway_rules.TABLE, fragments.TABLE):
         try:
             present = await nftables.present(table)
         except Unreachable:

@@ -8,10 +8,10 @@ from itertools import accumulate, pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nft_in_memory import Nft
 
 from galactic import names, srv6
 from galactic.errors import Unreachable
-from galactic.linux.nftables import Present, Table
 from galactic.linux.objects import MAIN_TABLE, WAY_OUT_METRIC, Balanced, Encap, EndDT46, Via, route_key
 from galactic.node.dataplane import gateway_filter, gateway_routes
 from galactic.node.dataplane.gateway_filter import LINGER_SECONDS, GatewayFilter
@@ -203,29 +203,6 @@ def test_a_node_that_ceases_to_answer_is_counted_once_and_shown(tmp_path):
     assert lost == [1]
     health._report({}, set())
     assert health.answering == {}
-
-
-class Nft:
-    """nftables in memory: the scripts, and a number that rises."""
-
-    def __init__(self) -> None:
-        self.scripts, self.number, self.changed = [], 0, ""
-
-    async def apply(self, script):
-        self.scripts.append(script)
-        self.number += 1
-
-    async def present(self, table):
-        return Present(bool(self.scripts))
-
-    async def fingerprint(self, written: Table):
-        return f"{len(written.chains)}{self.changed}"
-
-    def generation(self):
-        return self.number
-
-    async def counted(self, table, name):
-        return {f"{table} {name}": 3}
 
 
 async def nothing():

@@ -38,7 +38,7 @@ _ALWAYS: Final = {
     6: "icmpv6 type { 1-4, 130-137, 143 } accept",
 }
 _FRAGMENTS: Final = {4: "ip frag-off & 0x1fff != 0 accept", 6: "frag frag-off != 0 accept"}
-"""All but the first, where no connection tracking puts them together (RFC 1858): without the first they are nothing."""
+"""All but the first, which have no ports (RFC 1858): without the first they are nothing."""
 _SETTLED: Final = "24h"
 """An answered TCP connection in which nothing is sent."""
 _CLOSING: Final = "1m"

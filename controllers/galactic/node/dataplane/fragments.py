@@ -1,0 +1,104 @@
+"""Keeps packets of VPCs out of the host's reassembly of fragments.
+
+A host that tracks connections reassembles every fragment ahead of iptables' first rule (priority -400), and all in one
+memory: a pod that sends first fragments alone takes it from all others. What is excluded from tracking before that is
+passed on as fragments, which pods reassemble in memory of their own.
+
+Packets that a VPCGateway leads out by this node are reassembled, as their translation needs the ports.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final
+
+import structlog
+
+from galactic import names
+from galactic.errors import GalacticError
+from galactic.linux.kept_table import KeptTable, Kernel
+from galactic.linux.nftables import Chain, Set, Table
+from galactic.node.state.attachment import Key
+from galactic.node.state.gateways import Gateway
+from galactic.node.state.store import Store
+
+log = structlog.get_logger(__name__)
+TABLE: Final = "inet galactic-fragments"
+ROUND_SECONDS: Final = 8.0
+"""Between two checks that the kernel's table is as it was written."""
+_BASE: Final = "type filter hook prerouting priority -450"
+
+
+def table(reassembled: Iterable[str]) -> Table:
+    """The table. ``reassembled``: the devices whose packets are tracked."""
+    rules = "iifname @reassembled accept", 'iifname "G*" notrack'
+    devices = Set("set", "type ifname;", {f'"{device}"': "" for device in sorted(reassembled)})
+    return Table(TABLE, {"before": Chain(rules, _BASE)}, {"reassembled": devices})
+
+
+def led_out(gateways: Iterable[Gateway], attachments: Iterable[Key]) -> set[str]:
+    """The devices of VPCs that gateways lead out by this node; ``attachments``: all of this node."""
+    here = list(gateways)
+    vpcs = {gateway.vpc for gateway in here}
+    pods = {names.host_end(*key) for key in attachments if key[0] in vpcs}
+    return pods.union(*map(_devices, here))
+
+
+class Fragments:
+    """``lacking``: what this host lacks for tables of nftables, in words. ``repaired`` counts other programs' changes
+    that were put back.
+    """
+
+    def __init__(
+        self,
+        nft: Kernel,
+        store: Store,
+        lacking: Callable[[], Awaitable[str]],
+        repaired: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._kept, self._store, self._lacking = KeptTable(nft, TABLE, repaired), store, lacking
+        self._changed = store.watch()
+        self._problem: str | None = None
+
+    async def run(self) -> None:
+        """For ever."""
+        while True:
+            self._changed.clear()
+            await self.attempt()
+            try:
+                async with asyncio.timeout(ROUND_SECONDS):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+
+    async def attempt(self) -> None:
+        """A round. One that fails is logged, and the next writes the whole table."""
+        try:
+            if self._kept.written is None and (lack := await self._lacking()):
+                self._report(lack)
+                return
+            await self._kept.verify()
+            await self._kept.write(table(self._led_out()))
+            self._report(None)
+        except GalacticError as error:
+            self._report(str(error))
+            self._kept.forget()
+
+    def on_external_change(self) -> None:
+        """A transaction of any program may have changed the table: a round follows at once."""
+        self._changed.set()
+
+    def _report(self, problem: str | None) -> None:
+        if problem and problem != self._problem:
+            log.warning("fragments of VPCs are reassembled with the host's own", problem=problem)
+        self._problem = problem
+
+    def _led_out(self) -> set[str]:
+        gateways, prefix = self._store.gateways, self._store.node.prefix
+        here = (gateway for vpc, gateway in gateways.all.items() if gateways.exit_here(vpc, prefix))
+        return led_out(here, self._store.attachments)
+
+
+def _devices(gateway: Gateway) -> set[str]:
+    number = gateway.vpc, gateway.function
+    ends = names.exit_end, names.main_end, names.gateway_vrf, names.inner_end, names.join_end
+    return {names.vrf(gateway.vpc), *(end(*number) for end in ends)}

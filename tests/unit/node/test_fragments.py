@@ -1,0 +1,97 @@
+"""The table that keeps packets of VPCs out of the host's reassembly: its devices, and how it is kept."""
+
+from ipaddress import IPv6Network
+
+import pytest
+from nft_in_memory import Nft
+
+from galactic import names, srv6
+from galactic.errors import Unreachable
+from galactic.node.dataplane.fragments import Fragments, led_out
+from galactic.node.state.checkpoint import Checkpoint
+from galactic.node.state.epoch import Clock
+from galactic.node.state.gateways import Exit, Gateway
+from galactic.node.state.store import Store
+
+VPC, FUNCTION = 1234, 0x64
+
+OWN = {f"{names.host_end(VPC, FUNCTION)[:-1]}{end}" for end in "EMWIJ"}
+OTHER = 4321
+
+
+def gateway(node: int) -> Gateway:
+    """With an exit on that node."""
+    segment = srv6.sid(prefix(node), VPC, FUNCTION).address
+    exits = (Exit(f"node-{node}", segment, (), True),)
+    return Gateway("t/g", VPC, FUNCTION, frozenset({4, 6}), False, (), (), exits)
+
+
+def prefix(node: int) -> IPv6Network:
+    return IPv6Network(f"2001:db8:ff0{node}:100::/56")
+
+
+@pytest.fixture
+def store(tmp_path):
+    """Of node 1."""
+    checkpoint = Checkpoint(tmp_path)
+    checkpoint.prepare()
+    made = Store("default", checkpoint, Clock())
+    made.gateways.node = "node-1"
+    made.set_prefix(prefix(1))
+    return made
+
+
+async def able():
+    return ""
+
+
+def test_what_a_gateway_leads_out_here_is_reassembled():
+    keys = [(VPC, 1), (OTHER, 1)]
+    assert led_out([gateway(1)], keys) == {names.vrf(VPC), names.host_end(VPC, 1), *OWN}
+    assert led_out([], keys) == set()
+
+
+async def test_the_table_follows_the_gateways_of_this_node(store):
+    nft = Nft()
+    kept = Fragments(nft, store, able)
+    await kept.attempt()
+    assert nft.scripts[-1].endswith('iifname "G*" notrack\n'), "before there is any gateway"
+    store.set_gateways({VPC: gateway(2)})
+    await kept.attempt()
+    assert len(nft.scripts) == 1, "another node leads out"
+    store.set_gateways({VPC: gateway(1)})
+    await kept.attempt()
+    added = nft.scripts[-1]
+    assert added.startswith("add element inet galactic-fragments reassembled {")
+    assert {part.strip('"') for part in added.split("{")[1].strip(" }\n").split(", ")} == {
+        names.vrf(VPC),
+        *OWN,
+    }
+    store.set_gateways({})
+    await kept.attempt()
+    assert nft.scripts[-1] == added.replace("add", "delete", 1)
+
+
+async def test_another_programs_change_is_put_back(store):
+    nft, repaired = Nft(), []
+    kept = Fragments(nft, store, able, lambda: repaired.append(1))
+    await kept.attempt()
+    await kept.attempt()
+    nft.number, nft.changed = nft.number + 1, "by another"
+    await kept.attempt()
+    assert (len(nft.scripts), len(repaired)) == (2, 1)
+
+
+@pytest.mark.parametrize("lack", ["there is no program nft", ""])
+async def test_a_host_without_nftables_goes_on_without(store, capsys, lack):
+    class Refusing(Nft):
+        async def apply(self, script):
+            raise Unreachable("nft", "no such expression")
+
+    async def lacking():
+        return lack
+
+    kept = Fragments(Refusing(), store, lacking)
+    await kept.attempt()
+    await kept.attempt()
+    assert capsys.readouterr().out.count("reassembled with the host") == 1
