@@ -147,7 +147,7 @@ def main_end(vpc: int, function: int) -> str:
 
 
 def gateway_vrf(vpc: int, function: int) -> str:
-    """The VRF of a VPCGateway that publishes, between the VPC's and the table main, e.g. ``G0000000jU00GW``."""
+    """The VRF of a VPCGateway with SNAT, between the VPC's and the table main, e.g. ``G0000000jU00GW``."""
     return _interface(vpc, function, "W")
 
 

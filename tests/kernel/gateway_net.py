@@ -107,9 +107,8 @@ def planned(node: int, paths: dict[str, str], gateways: GatewayState) -> Objects
 def rules(node: int, gateways: GatewayState, connections: int = CONNECTIONS) -> list[Table]:
     exits = ((one, gateways.exit_here(vpc, prefix(node))) for vpc, one in gateways.all.items())
     here = [WayOut(one, exit_) for one, exit_ in exits if exit_]
-    keys = [(vpc, function) for at, vpc, function in PODS.values() if at == node]
-    led_out = fragments.led_out((way.gateway for way in here), keys)
-    return [fragments.table(led_out), table(here, connections)]
+    translated = fragments.translated(way.gateway for way in here)
+    return [fragments.table(translated), table(here, connections)]
 
 
 @dataclass

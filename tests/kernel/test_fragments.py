@@ -110,5 +110,5 @@ def test_what_a_gateway_leads_out_is_reassembled(outward, sh, family, pod):
     outward.lead([gateway(1, (2,))])
     assert any(
         " 0% packet loss" in sh(outward.pods[pod], f"{BIG} {OUTSIDE[family]}", check=False)
-        for _ in range(8)
+        for _ in patiently()
     )

@@ -209,12 +209,13 @@ def _exit_hops(outward: Outward, gateway: VpcGateway, exit_: GatewayNode) -> Ite
 
 
 def _separated(outward: Outward, gateway: VpcGateway, node: str, remote: Mapping[str, Any]) -> Iterator[Hop]:
-    """From the VRF by the pair of devices, or by the two pairs of a gateway that publishes."""
+    """From the VRF by the two pairs of devices, or by the one pair of a gateway that translates nothing."""
     number = parse_vpc(outward.identifier), parse_function(gateway.status.function or "")
     out, main = exit_end(*number), main_end(*number)
-    between = []
-    if any(entry.node and entry.inside for entry in gateway.status.published):
-        between = [join_end(*number), inner_end(*number), gateway_vrf(*number)]
+    own = gateway_vrf(*number)
+    publishes = any(entry.node and entry.inside for entry in gateway.status.published)
+    # A node of an earlier version has the gateway's own VRF only where it publishes.
+    between = [join_end(*number), inner_end(*number), own] if publishes or own in remote["links"] else []
     missing = [device for device in (*between, out, main) if not remote["links"].get(device, {}).get("up")]
     if missing:
         what = f"{' and '.join(missing)} are not there or are down: the way out is not in this kernel"

@@ -7,7 +7,7 @@ from nft_in_memory import Nft
 
 from galactic import names, srv6
 from galactic.errors import Unreachable
-from galactic.node.dataplane.fragments import Fragments, led_out
+from galactic.node.dataplane.fragments import Fragments, translated
 from galactic.node.state.checkpoint import Checkpoint
 from galactic.node.state.epoch import Clock
 from galactic.node.state.gateways import Exit, Gateway
@@ -15,15 +15,14 @@ from galactic.node.state.store import Store
 
 VPC, FUNCTION = 1234, 0x64
 
-OWN = {f"{names.host_end(VPC, FUNCTION)[:-1]}{end}" for end in "EMWIJ"}
-OTHER = 4321
+OWN = {f"{names.host_end(VPC, FUNCTION)[:-1]}{end}" for end in "EWI"}
 
 
-def gateway(node: int) -> Gateway:
+def gateway(node: int, *, snat: bool = True) -> Gateway:
     """With an exit on that node."""
     segment = srv6.sid(prefix(node), VPC, FUNCTION).address
     exits = (Exit(f"node-{node}", segment, (), True),)
-    return Gateway("t/g", VPC, FUNCTION, frozenset({4, 6}), False, (), (), exits)
+    return Gateway("t/g", VPC, FUNCTION, frozenset({4, 6}), snat, (), (), exits)
 
 
 def prefix(node: int) -> IPv6Network:
@@ -45,10 +44,9 @@ async def able():
     return ""
 
 
-def test_what_a_gateway_leads_out_here_is_reassembled():
-    keys = [(VPC, 1), (OTHER, 1)]
-    assert led_out([gateway(1)], keys) == {names.vrf(VPC), names.host_end(VPC, 1), *OWN}
-    assert led_out([], keys) == set()
+def test_what_a_gateway_translates_is_reassembled():
+    assert translated([gateway(1)]) == OWN
+    assert translated([gateway(1, snat=False)]) == set()
 
 
 async def test_the_table_follows_the_gateways_of_this_node(store):
@@ -63,10 +61,7 @@ async def test_the_table_follows_the_gateways_of_this_node(store):
     await kept.attempt()
     added = nft.scripts[-1]
     assert added.startswith("add element inet galactic-fragments reassembled {")
-    assert {part.strip('"') for part in added.split("{")[1].strip(" }\n").split(", ")} == {
-        names.vrf(VPC),
-        *OWN,
-    }
+    assert {part.strip('"') for part in added.split("{")[1].strip(" }\n").split(", ")} == OWN
     store.set_gateways({})
     await kept.attempt()
     assert nft.scripts[-1] == added.replace("add", "delete", 1)

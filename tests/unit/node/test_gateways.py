@@ -136,9 +136,9 @@ def test_no_way_out_is_made_before_its_rules():
     assert not gateway_routes.objects(FACTS, VPC, TABLE_NUMBER, here(one, filtered=False)).links
     plan = gateway_routes.objects(FACTS, VPC, TABLE_NUMBER, here(one))
     out, main = names.exit_end(VPC, FUNCTION), names.main_end(VPC, FUNCTION)
-    assert set(plan.links) == {out, main}
-    assert plan.links[out].master == names.vrf(VPC)
-    assert plan.links[main].master == ""
+    own, inner = names.gateway_vrf(VPC, FUNCTION), names.inner_end(VPC, FUNCTION)
+    masters = {name: link.master for name, link in plan.links.items()}
+    assert masters == {out: own, main: "", own: "", inner: own, names.join_end(VPC, FUNCTION): names.vrf(VPC)}
     assert isinstance(plan.routes[key(FOUR)], Via)
     assert plan.routes[route_key(MAIN_TABLE, ip_network("203.0.113.1/32"))].device == main
     sid = route_key(MAIN_TABLE, IPv6Network((one.segment, 128)))

@@ -159,10 +159,10 @@ def test_without_a_ready_pod_nothing_is_admitted_and_connections_are_refused():
     assert [rule for rule in rules["forwarded"] if "dport 80" in rule and "reject with tcp reset" in rule]
 
 
-def test_without_published_ports_the_gateway_is_as_it_was():
-    devices = {names.exit_end(*NUMBER), names.main_end(*NUMBER)}
-    assert set(planned(1, gateway()).links) == devices
-    text = str(rules_of(1, gateway()))
+def test_without_snat_the_gateway_needs_no_vrf_of_its_own():
+    made = replace(gateway(), snat=False)
+    assert set(planned(1, made).links) == {names.exit_end(*NUMBER), names.main_end(*NUMBER)}
+    text = str(rules_of(1, made))
     assert all(name(*NUMBER) not in text for name in (names.inner_end, names.join_end, names.gateway_vrf))
 
 

@@ -4,7 +4,8 @@ A host that tracks connections reassembles every fragment ahead of iptables' fir
 memory: a pod that sends first fragments alone takes it from all others. What is excluded from tracking before that is
 passed on as fragments, which pods reassemble in memory of their own.
 
-Packets that a VPCGateway leads out by this node are reassembled, as their translation needs the ports.
+What a VPCGateway translates is reassembled in the gateway's own VRF, as that needs the ports. Where it leaves that VRF
+again it is fragmented to the device's MTU, ahead of any encapsulation.
 """
 
 import asyncio
@@ -17,7 +18,6 @@ from galactic import names
 from galactic.errors import GalacticError
 from galactic.linux.kept_table import KeptTable, Kernel
 from galactic.linux.nftables import Chain, Set, Table
-from galactic.node.state.attachment import Key
 from galactic.node.state.gateways import Gateway
 from galactic.node.state.store import Store
 
@@ -35,12 +35,14 @@ def table(reassembled: Iterable[str]) -> Table:
     return Table(TABLE, {"before": Chain(rules, _BASE)}, {"reassembled": devices})
 
 
-def led_out(gateways: Iterable[Gateway], attachments: Iterable[Key]) -> set[str]:
-    """The devices of VPCs that gateways lead out by this node; ``attachments``: all of this node."""
-    here = list(gateways)
-    vpcs = {gateway.vpc for gateway in here}
-    pods = {names.host_end(*key) for key in attachments if key[0] in vpcs}
-    return pods.union(*map(_devices, here))
+def translated(gateways: Iterable[Gateway]) -> set[str]:
+    """The devices where packets are translated: those of each gateway's own VRF."""
+    return {
+        end(gateway.vpc, gateway.function)
+        for gateway in gateways
+        if gateway.snat
+        for end in (names.exit_end, names.gateway_vrf, names.inner_end)
+    }
 
 
 class Fragments:
@@ -77,7 +79,7 @@ class Fragments:
                 self._report(lack)
                 return
             await self._kept.verify()
-            await self._kept.write(table(self._led_out()))
+            await self._kept.write(table(self._translated()))
             self._report(None)
         except GalacticError as error:
             self._report(str(error))
@@ -92,13 +94,6 @@ class Fragments:
             log.warning("fragments of VPCs are reassembled with the host's own", problem=problem)
         self._problem = problem
 
-    def _led_out(self) -> set[str]:
+    def _translated(self) -> set[str]:
         gateways, prefix = self._store.gateways, self._store.node.prefix
-        here = (gateway for vpc, gateway in gateways.all.items() if gateways.exit_here(vpc, prefix))
-        return led_out(here, self._store.attachments)
-
-
-def _devices(gateway: Gateway) -> set[str]:
-    number = gateway.vpc, gateway.function
-    ends = names.exit_end, names.main_end, names.gateway_vrf, names.inner_end, names.join_end
-    return {names.vrf(gateway.vpc), *(end(*number) for end in ends)}
+        return translated(one for vpc, one in gateways.all.items() if gateways.exit_here(vpc, prefix))

@@ -1,7 +1,7 @@
 """The kernel objects of a VPC for its way out: default routes to its gateway's exits, or the exit on this node. Pure.
 
-A gateway that publishes has a VRF of its own between the VPC's and the table main: what is translated on its way in has
-to leave by a device, ahead of any encapsulation (docs/design/gateways.md).
+A gateway with SNAT has a VRF of its own between the VPC's and the table main: what is translated on its way in has to
+leave by a device, ahead of any encapsulation (docs/design/gateways.md).
 """
 
 from collections.abc import Iterable, Mapping
@@ -47,7 +47,7 @@ OUTSIDE: Final[Mapping[int, Address]] = {4: IPv4Address("169.254.1.2"), 6: IPv6A
 INSIDE: Final[Mapping[int, Address]] = {4: GATEWAY4, 6: GATEWAY6}
 INNER: Final[Mapping[int, Address]] = {4: IPv4Address("169.254.1.3"), 6: IPv6Address("fe80::3")}
 JOIN: Final[Mapping[int, Address]] = {4: IPv4Address("169.254.1.4"), 6: IPv6Address("fe80::4")}
-"""The addresses of a publishing gateway's ends I and J. A VRF's next hop cannot be an address of the same VRF."""
+"""The addresses of the ends I and J. A VRF's next hop cannot be an address of the same VRF."""
 _LENGTHS: Final = {4: 32, 6: 64}
 
 
@@ -118,13 +118,13 @@ def way_out(facts: Host, table: int, gateway: Gateway, here: Exit) -> Objects:
     plan = Objects()
     number = gateway.vpc, gateway.function
     out, main = names.exit_end(*number), names.main_end(*number)
-    own = names.gateway_vrf(*number) if gateway.published else names.vrf(gateway.vpc)
+    own = names.gateway_vrf(*number) if gateway.snat else names.vrf(gateway.vpc)
     _pair(plan, facts, End(out, own, INSIDE), End(main, "", OUTSIDE))
     for everything in DEFAULTS:
         family = everything.version
         led = gateway.leads(here, family)
         key, hop = route_key(table, everything, WAY_OUT_METRIC), Via(out, OUTSIDE[family].packed)
-        if not gateway.published:
+        if not gateway.snat:
             if led:
                 plan.routes[key] = hop
             continue
@@ -132,7 +132,7 @@ def way_out(facts: Host, table: int, gateway: Gateway, here: Exit) -> Objects:
             plan.routes[key] = Via(names.join_end(*number), INNER[family].packed)
         if led or any(one.address.version == family for one in gateway.held(here.node)):
             plan.routes[route_key(table + TABLES, everything, WAY_OUT_METRIC)] = hop
-    if gateway.published:
+    if gateway.snat:
         _between(plan, facts, table, gateway)
     for network in led_back(gateway, here):
         plan.routes[route_key(MAIN_TABLE, network)] = Via(main, INSIDE[network.version].packed)

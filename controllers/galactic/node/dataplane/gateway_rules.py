@@ -4,11 +4,11 @@ The pair of devices E (in the VRF) and M (in no VRF) separates the two: what con
 E, and packets pass M with the gateway's address. ``GALACTIC-…`` chains (galactic.linux.firewall) treat both as devices
 of tenants.
 
-Pods' packets come from the VPC's VRF. With published addresses they come from I instead, in the gateway's own VRF: the
+With SNAT pods' packets come from I, in the gateway's own VRF; else from the VPC's VRF. For published ports the
 destination is translated where packets enter by E, the source where they leave by I
 (``galactic.node.dataplane.published_rules``).
 
-Connections are tracked between VRF and E only, in a zone of the VPC: VPCs may have equal addresses. Zones are set ahead
+Connections are tracked between I and E only, in a zone of the VPC: VPCs may have equal addresses. Zones are set ahead
 of those chains (priority -300), which exclude from tracking what has no zone. On M's side no packet is tracked, so that
 no NAT of the host applies to it; nor does any apply in the VRF, as the first NAT chain decides.
 """
@@ -134,7 +134,7 @@ def served(ways: Iterable[WayOut]) -> dict[Service, frozenset[Address]]:
 def _devices(gateway: Gateway) -> tuple[str, str, str]:
     """The device that pods' packets come from, E and M."""
     number = gateway.vpc, gateway.function
-    inside = names.inner_end(*number) if gateway.published else names.vrf(gateway.vpc)
+    inside = names.inner_end(*number) if gateway.snat else names.vrf(gateway.vpc)
     return inside, names.exit_end(*number), names.main_end(*number)
 
 
@@ -163,7 +163,7 @@ def _before(way: WayOut, zone: int) -> list[str]:
     gateway = way.gateway
     vrf, out, _ = _devices(gateway)
     rules = published_rules.tracked(vrf, way.published, zone)
-    within = "drop" if gateway.published else "accept"  # from I it would go round
+    within = "drop" if gateway.snat else "accept"  # from I it would go round
     for family in (4, 6):
         ip = IP[family]
         rules += [
