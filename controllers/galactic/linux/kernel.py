@@ -12,7 +12,7 @@ from typing import Self
 from galactic.errors import Rejected, Unreachable
 from galactic.linux import devconf, kept_neighbours, neighbours, sysctl
 from galactic.linux.devices import Devices, is_galactic, translated
-from galactic.linux.local_routes import local_routes
+from galactic.linux.local_routes import without_route
 from galactic.linux.namespace import Namespace
 from galactic.linux.objects import (
     MAIN_TABLE,
@@ -73,13 +73,15 @@ class LinuxKernel:
         """Where another program took the kernel's own routes of a device (``ip route flush table all``), a host end is
         as good as down, and is set down and up again. An address of another device is as good as gone.
         """
-        present = await local_routes(self._namespace)
+        receiving = {
+            (links[device].ifindex, address.ip.packed): (device, address)
+            for device, address in addresses
+            if device in links and links[device].up
+        }
         self._cycled.clear()
-        for device, address in list(addresses):
-            link = links.get(device)
-            if link is None or not link.up or (link.ifindex, address.ip.packed) in present:
-                continue
-            if link.kind == "veth":
+        for missing in await without_route(self._namespace, receiving.keys()):
+            device, address = receiving[missing]
+            if links[device].kind == "veth":
                 self._cycled.add(device)
             else:
                 del addresses[device, address]

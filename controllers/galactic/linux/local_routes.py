@@ -7,6 +7,7 @@ import asyncio
 import os
 import socket
 import struct
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 from galactic.errors import Unreachable
@@ -21,9 +22,26 @@ _INDEX: Final = struct.Struct("=I")
 _ERROR: Final = struct.Struct("=i")
 _PART: Final = 1 << 16
 _TIMEOUT: Final = 30.0
+LOOKS: Final = 10
+PAUSE_SECONDS: Final = 0.1
 
 Local = tuple[int, bytes]
 """The index of a device, and a packed address."""
+
+
+async def without_route(namespace: Namespace, addresses: AbstractSet[Local]) -> set[Local]:
+    """Those addresses that have no such route at any of several looks. Raises Unreachable.
+
+    The kernel makes an IPv6 address's route a moment after the address, in a work queue (net/ipv6/addrconf.c).
+    """
+    missing = set(addresses)
+    for look in range(LOOKS):
+        if look:
+            await asyncio.sleep(PAUSE_SECONDS)
+        missing -= await local_routes(namespace)
+        if not missing:
+            break
+    return missing
 
 
 async def local_routes(namespace: Namespace) -> set[Local]:

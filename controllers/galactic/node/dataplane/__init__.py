@@ -10,6 +10,7 @@ smaller than the underlay's interface. ``gateway_routes``: default routes to VPC
 node; ``gateway_shares``: the exits' parts of a hash's range; ``gateway_rules``, ``published_rules`` and
 ``connection_rules``: their rules, and ``gateway_filter``, the task that keeps them; ``gateway_health``: whether exits
 answer.
+``fragments``: packets of VPCs are not reassembled on the host.
 ``counter_reader``: counters of host ends, added to the usage.
 ``flows``: a pod's packets and their verdicts, on demand. ``probes``: next hops and echo requests, on demand.
 ``sandbox``: a pod's network namespace. ``memory``: a kernel in memory, for tests.
