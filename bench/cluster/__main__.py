@@ -40,11 +40,18 @@ async def measure(nodes: int, attachments: int) -> Result:
             return await Measurement(made, kube, attachments, paced=paced, changes=changes).run()
 
 
+def parsed(size: str) -> tuple[int, int]:
+    """Nodes and attachments. Raises SystemExit where too few pods leave the measured nodes without VPCs."""
+    nodes, attachments = map(int, size.split(":"))
+    if attachments < (least := nodes + min(PACED, nodes)):
+        raise SystemExit(f"{size}: {nodes} nodes take {least} attachments at least")
+    return nodes, attachments
+
+
 def main() -> None:
     results = []
-    for size in sys.argv[1:] or SIZES:
-        nodes, _, attachments = size.partition(":")
-        results.append(asyncio.run(measure(int(nodes), int(attachments))))
+    for nodes, attachments in [parsed(size) for size in sys.argv[1:] or SIZES]:
+        results.append(asyncio.run(measure(nodes, attachments)))
         print("\n".join(("", *table(results), "", *details(results[-1:]))), flush=True)
 
 
