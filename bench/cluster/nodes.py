@@ -10,7 +10,6 @@ every table.
 """
 
 import asyncio
-import gc
 import json
 import logging
 import sys
@@ -30,6 +29,7 @@ from servers import token
 from galactic.bus.metrics import BusMetrics
 from galactic.bus.paho import PahoBus
 from galactic.errors import GalacticError
+from galactic.garbage import set_survivors_aside
 from galactic.kube.api import Key, Object
 from galactic.kube.client import Kube
 from galactic.kube.informer import Follower
@@ -317,7 +317,7 @@ def _ended(task: asyncio.Task[None]) -> None:
 def main() -> None:
     folder, broker, first, last = sys.argv[1:]
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    gc.freeze()  # as galactic.launch does
+    set_survivors_aside()  # as galactic.launch does
     asyncio.run(serve(Path(folder), broker, [f"n{number}" for number in range(int(first), int(last))]))
 
 

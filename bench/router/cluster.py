@@ -10,7 +10,6 @@ writes: what the router sends to the API server for each pod that moves.
 
 import asyncio
 import contextlib
-import gc
 import os
 import sys
 import time
@@ -30,6 +29,7 @@ from stalls import Meter
 
 from galactic.bus.paho import PahoBus
 from galactic.crds.vpcattachment import MAX_CARRIERS
+from galactic.garbage import set_survivors_aside
 from galactic.kube.api import Object, Patch
 from galactic.kube.client import Kube, connect
 from galactic.kube.resources import NAMESPACES, NODE_SEGMENTS, NODES, VPC_ATTACHMENTS, VPCS, Resource
@@ -290,7 +290,7 @@ async def measure(count: int) -> None:
 
 def main() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
-    gc.freeze()  # as galactic.launch does
+    set_survivors_aside()  # as galactic.launch does
     for count in map(int, sys.argv[1:] or COUNTS):
         asyncio.run(measure(count))
 

@@ -7,7 +7,7 @@
 ``settings``, ``metrics``, ``validation``      settings by program, the metrics' registry, rules of objects
 ``crds``, ``messages``                         the kinds, the MQTT messages
 ``srv6``, ``names``, ``diff``, ``backoff``     SIDs, identifiers, differences of mappings, pauses
-``errors``, ``refusals``                       the error tree, the texts of refused ADDs
+``errors``, ``refusals``, ``garbage``          the error tree, the texts of refused ADDs, garbage collections
 """
 
 __version__: str

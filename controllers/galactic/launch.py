@@ -5,7 +5,6 @@ SIGTERM or SIGINT, so that a controller is one coroutine that cleans up on cance
 """
 
 import asyncio
-import gc
 import logging
 import signal
 import sys
@@ -17,6 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from galactic import __version__
 from galactic.errors import GalacticError
+from galactic.garbage import set_survivors_aside
 from galactic.monitoring import Monitoring
 from galactic.settings import Settings
 
@@ -67,7 +67,7 @@ def launch(
     """
     configure_logs(settings.log_level, settings.log_format)
     log.info("starting", program=program, version=__version__, cluster=settings.cluster)
-    gc.freeze()  # modules stay for ever: a full collection, which stops everything, need not look at them each time
+    set_survivors_aside()
     sys.exit(asyncio.run(_run(settings, program, main, registry, drain=drain)))
 
 

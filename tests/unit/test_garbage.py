@@ -1,0 +1,64 @@
+"""Full collections look at young objects, and once an hour at everything."""
+
+import gc
+import weakref
+from collections.abc import Iterator
+
+import pytest
+
+from galactic.garbage import WHOLE_SECONDS, set_survivors_aside
+
+
+class Node:
+    """In a cycle with itself."""
+
+    def __init__(self) -> None:
+        self.own = self
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Iterator[Clock]:
+    made = Clock()
+    callback = set_survivors_aside(made)
+    yield made
+    gc.callbacks.remove(callback)
+    gc.unfreeze()
+
+
+def test_survivors_are_looked_at_once_an_hour(clock: Clock) -> None:
+    old, kept = Node(), [Node() for _ in range(100)]
+    seen = weakref.ref(old)
+    before = gc.get_freeze_count()
+    gc.collect()
+    assert gc.get_freeze_count() >= before + len(kept), "survivors are set aside"
+    del old
+    gc.collect()
+    assert seen() is not None, "it was looked at again"
+    clock.now += WHOLE_SECONDS
+    gc.collect()
+    assert seen() is None
+    assert gc.get_freeze_count() > len(kept), "the others are set aside again"
+
+
+def test_what_dies_young_is_freed_at_any_time(clock: Clock) -> None:
+    seen = weakref.ref(Node())
+    gc.collect()
+    assert seen() is None
+
+
+def test_reference_counts_free_what_is_set_aside(clock: Clock) -> None:
+    class Leaf:
+        pass
+
+    leaf = Leaf()
+    seen = weakref.ref(leaf)
+    gc.collect()
+    del leaf
+    assert seen() is None
