@@ -55,6 +55,17 @@ def pytest_asyncio_loop_factories(
     return {"clockwork": partial(Clockwork, TURN_SECONDS)} if own else {"real": asyncio.new_event_loop}
 
 
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Of node-1, which has its prefix."""
+    checkpoint = Checkpoint(tmp_path)
+    checkpoint.prepare()
+    made = Store("default", checkpoint, Clock())
+    made.gateways.node = "node-1"
+    made.set_prefix(PREFIX)
+    return made
+
+
 @pytest.fixture(autouse=True)
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("VERIFY_SECONDS", "RESYNC_SECONDS"):

@@ -1,5 +1,6 @@
 """The table that keeps packets of VPCs out of the host's reassembly: its devices, and how it is kept."""
 
+import asyncio
 from ipaddress import IPv6Network
 
 import pytest
@@ -7,11 +8,9 @@ from nft_in_memory import Nft
 
 from galactic import names, srv6
 from galactic.errors import Unreachable
+from galactic.node.dataplane import fragments
 from galactic.node.dataplane.fragments import Fragments, translated
-from galactic.node.state.checkpoint import Checkpoint
-from galactic.node.state.epoch import Clock
 from galactic.node.state.gateways import Exit, Gateway
-from galactic.node.state.store import Store
 
 VPC, FUNCTION = 1234, 0x64
 
@@ -20,24 +19,9 @@ OWN = {f"{names.host_end(VPC, FUNCTION)[:-1]}{end}" for end in "EWI"}
 
 def gateway(node: int, *, snat: bool = True) -> Gateway:
     """With an exit on that node."""
-    segment = srv6.sid(prefix(node), VPC, FUNCTION).address
+    segment = srv6.sid(IPv6Network(f"2001:db8:ff0{node}:100::/56"), VPC, FUNCTION).address
     exits = (Exit(f"node-{node}", segment, (), True),)
     return Gateway("t/g", VPC, FUNCTION, frozenset({4, 6}), snat, (), (), exits)
-
-
-def prefix(node: int) -> IPv6Network:
-    return IPv6Network(f"2001:db8:ff0{node}:100::/56")
-
-
-@pytest.fixture
-def store(tmp_path):
-    """Of node 1."""
-    checkpoint = Checkpoint(tmp_path)
-    checkpoint.prepare()
-    made = Store("default", checkpoint, Clock())
-    made.gateways.node = "node-1"
-    made.set_prefix(prefix(1))
-    return made
 
 
 async def able():
@@ -75,6 +59,28 @@ async def test_another_programs_change_is_put_back(store):
     nft.number, nft.changed = nft.number + 1, "by another"
     await kept.attempt()
     assert (len(nft.scripts), len(repaired)) == (2, 1)
+
+
+async def test_a_change_of_the_store_costs_no_look_at_the_kernel(store, monkeypatch):
+    """Neither a listing of the table, nor another trial where the host cannot have it."""
+    monkeypatch.setattr(fragments, "ROUND_SECONDS", 3600.0)
+    looks, nft = [], Nft()
+
+    async def lacking():
+        looks.append("lacking")
+        return "there is no program nft"
+
+    monkeypatch.setattr(nft, "generation", lambda: looks.append("generation"))
+    for kept, expected in ((Fragments(nft, store, able), []), (Fragments(nft, store, lacking), ["lacking"])):
+        looks.clear()
+        task = asyncio.create_task(kept.run())
+        await asyncio.sleep(0.05)
+        before = [look for look in looks if look == "lacking"]
+        looks.clear()
+        store.set_gateways({VPC: gateway(2)} if not store.gateways.all else {})
+        await asyncio.sleep(0.05)
+        task.cancel()
+        assert (before, looks) == (expected, [])
 
 
 @pytest.mark.parametrize("lack", ["there is no program nft", ""])

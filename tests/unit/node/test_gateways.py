@@ -209,16 +209,6 @@ async def nothing():
     return ""
 
 
-@pytest.fixture
-def store(tmp_path):
-    checkpoint = Checkpoint(tmp_path)
-    checkpoint.prepare()
-    made = Store("default", checkpoint, Clock())
-    made.gateways.node = "node-1"
-    made.set_prefix(FACTS.prefix)
-    return made
-
-
 async def test_rules_come_first_and_go_last(store):
     nft = Nft()
     rules = GatewayFilter(nft, store, nothing, lambda _: True)

@@ -9,7 +9,9 @@ again it is fragmented to the device's MTU, ahead of any encapsulation.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -59,26 +61,31 @@ class Fragments:
     ) -> None:
         self._kept, self._store, self._lacking = KeptTable(nft, TABLE, repaired), store, lacking
         self._changed = store.watch()
+        self._external = False
         self._problem: str | None = None
 
     async def run(self) -> None:
-        """For ever."""
+        """For ever. A change of the store, such as a new pod, costs no look at the kernel's table."""
+        check = 0.0
         while True:
             self._changed.clear()
-            await self.attempt()
-            try:
-                async with asyncio.timeout(ROUND_SECONDS):
+            if self._external or time.monotonic() >= check:
+                self._external, check = False, time.monotonic() + ROUND_SECONDS
+                await self.attempt()
+            elif self._problem is None:
+                await self.attempt(verify=False)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, check - time.monotonic())):
                     await self._changed.wait()
-            except TimeoutError:
-                pass
 
-    async def attempt(self) -> None:
+    async def attempt(self, *, verify: bool = True) -> None:
         """A round. One that fails is logged, and the next writes the whole table."""
         try:
             if self._kept.written is None and (lack := await self._lacking()):
                 self._report(lack)
                 return
-            await self._kept.verify()
+            if verify:
+                await self._kept.verify()
             await self._kept.write(table(self._translated()))
             self._report(None)
         except GalacticError as error:
@@ -86,7 +93,8 @@ class Fragments:
             self._kept.forget()
 
     def on_external_change(self) -> None:
-        """A transaction of any program may have changed the table: a round follows at once."""
+        """A transaction of any program may have changed the table: it is verified at once."""
+        self._external = True
         self._changed.set()
 
     def _report(self, problem: str | None) -> None:
@@ -95,5 +103,5 @@ class Fragments:
         self._problem = problem
 
     def _translated(self) -> set[str]:
-        gateways, prefix = self._store.gateways, self._store.node.prefix
-        return translated(one for vpc, one in gateways.all.items() if gateways.exit_here(vpc, prefix))
+        gateways = self._store.gateways
+        return translated(gateways.all[vpc] for vpc in gateways.led_out(self._store.node.prefix))
