@@ -9,14 +9,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import IPv6Network, ip_address, ip_interface, ip_network
 
-from two_nodes import install, path_of
+from two_nodes import install, path_of, write_table
 
 from galactic import srv6
 from galactic.linux.firewall import firewall
-from galactic.linux.kept_table import KeptTable
 from galactic.linux.kernel import LinuxKernel
 from galactic.linux.namespace import Namespace
-from galactic.linux.nftables import Nftables, Table
+from galactic.linux.nftables import Table
 from galactic.linux.objects import LOOPBACK_DEVICE, Encap, Objects, change, route_key
 from galactic.linux.preflight import preflight
 from galactic.node.dataplane import fragments, gateway_routes, plan
@@ -128,10 +127,8 @@ class Net:
             asyncio.run(write(space, planned(node, paths, known)))
 
     def nft(self, node: int, *tables: Table) -> None:
-        """As after a restart of the node controller: it does not know the kernel's tables."""
         for wanted in tables:
-            kept = KeptTable(Nftables(), wanted.name)
-            self.nodes[node].run(lambda kept=kept, wanted=wanted: asyncio.run(kept.write(wanted)))
+            write_table(self.nodes[node], wanted)
 
     def seen(
         self, pod: str, family: int, address: str | None = None, port: int = PORT, tries: int = 3

@@ -2,19 +2,15 @@
 datagrams of other VPCs arrive all the same.
 """
 
-import asyncio
 import itertools
 import socket
 import struct
-from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 from gateway_net import OUTSIDE, built, gateway
-from two_nodes import ADDRESSES, PODS, checksum, hardware, patiently
+from two_nodes import ADDRESSES, PODS, hardware, ip, patiently, write_table
 
 from galactic import names
-from galactic.linux.kept_table import KeptTable
-from galactic.linux.nftables import Nftables
 from galactic.node.dataplane import fragments
 
 pytestmark = [pytest.mark.vrf, pytest.mark.every_kernel]
@@ -46,12 +42,8 @@ def first_fragment(family: int, number: int) -> bytes:
     """Of a datagram of pod 9 to pod 8, which is never completed (RFC 791 §3.1, RFC 8200 §4.5)."""
     source, destination = ADDRESSES["9"][family == 6], ADDRESSES["8"][family == 6]
     if family == 6:
-        header = struct.pack("!BBHI", 17, 0, 1, number)
-        head = struct.pack("!IHBB", 0x60000000, len(header) + len(DATA), 44, 64)
-        return head + IPv6Address(source).packed + IPv6Address(destination).packed + header + DATA
-    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(DATA), number & 0xFFFF, 0x2000, 64, 17, 0)
-    head += IPv4Address(source).packed + IPv4Address(destination).packed
-    return head[:10] + struct.pack("!H", checksum(head)) + head[12:] + DATA
+        return ip(source, destination, 44, struct.pack("!BBHI", 17, 0, 1, number) + DATA)
+    return ip(source, destination, 17, DATA, (number, 0x2000))
 
 
 def flood(net, family: int) -> None:
@@ -70,8 +62,7 @@ def flood(net, family: int) -> None:
 def excluded(net) -> None:
     """The node controller's table is on both nodes."""
     for node in net.nodes.values():
-        kept = KeptTable(Nftables(), fragments.TABLE)
-        node.run(lambda kept=kept: asyncio.run(kept.write(fragments.table(()))))
+        write_table(node, fragments.table(()))
 
 
 def big(net, family: int) -> set[str]:

@@ -20,8 +20,10 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_inte
 
 from galactic import names, srv6
 from galactic.linux.firewall import firewall
+from galactic.linux.kept_table import KeptTable
 from galactic.linux.kernel import LinuxKernel
 from galactic.linux.namespace import Namespace
+from galactic.linux.nftables import Nftables, Table
 from galactic.linux.objects import LOOPBACK_DEVICE, Encap, Objects, change, route_key
 from galactic.node.dataplane import plan
 from galactic.node.state.attachment import Attachment, Termination
@@ -98,6 +100,11 @@ def install(node: Namespace, rules, backend: str) -> dict:
     done = node.run(lambda: subprocess.run(command, input=order, text=True, capture_output=True, check=False))
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
+
+
+def write_table(node: Namespace, wanted: Table) -> None:
+    """As after a restart of the node controller: it does not know the kernel's table."""
+    node.run(lambda: asyncio.run(KeptTable(Nftables(), wanted.name).write(wanted)))
 
 
 @dataclass
@@ -244,11 +251,15 @@ def udp(source: str, destination: str, data: bytes, port: int = PORT) -> bytes:
     return ip(source, destination, 17, datagram)
 
 
-def ip(source: str, destination: str, protocol: int, body: bytes) -> bytes:
+def ip(
+    source: str, destination: str, protocol: int, body: bytes, fragment: tuple[int, int] = (1, 0)
+) -> bytes:
+    """``fragment``: the identification and the flags of IPv4 (RFC 791 §3.1)."""
     a, b = ip_address(source), ip_address(destination)
     if isinstance(a, IPv6Address):
         return struct.pack("!IHBB", 0x60000000, len(body), protocol, 64) + a.packed + b.packed + body
-    header = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(body), 1, 0, 64, protocol, 0) + a.packed + b.packed
+    header = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(body), *fragment, 64, protocol, 0)
+    header += a.packed + b.packed
     return header[:10] + struct.pack("!H", checksum(header)) + header[12:] + body
 
 
