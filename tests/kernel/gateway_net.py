@@ -6,12 +6,13 @@ import asyncio
 import socket
 import threading
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv6Network, ip_address, ip_interface, ip_network
 
 from two_nodes import install, path_of, write_table
 
 from galactic import srv6
+from galactic.linux.connections import Service, release
 from galactic.linux.firewall import firewall
 from galactic.linux.kernel import LinuxKernel
 from galactic.linux.namespace import Namespace
@@ -20,7 +21,7 @@ from galactic.linux.objects import LOOPBACK_DEVICE, Encap, Objects, change, rout
 from galactic.linux.preflight import preflight
 from galactic.node.dataplane import fragments, gateway_routes, plan
 from galactic.node.dataplane.connection_rules import CONNECTIONS
-from galactic.node.dataplane.gateway_rules import WayOut, table
+from galactic.node.dataplane.gateway_rules import WayOut, served, table
 from galactic.node.dataplane.parts import union
 from galactic.node.state.attachment import Attachment
 from galactic.node.state.gateways import Exit, Gateway, GatewayState
@@ -103,9 +104,12 @@ def planned(node: int, paths: dict[str, str], gateways: GatewayState) -> Objects
     return union(parts)
 
 
-def rules(node: int, gateways: GatewayState, connections: int = CONNECTIONS) -> list[Table]:
+def ways_out(node: int, gateways: GatewayState) -> list[WayOut]:
     exits = ((one, gateways.exit_here(vpc, prefix(node))) for vpc, one in gateways.all.items())
-    here = [WayOut(one, exit_) for one, exit_ in exits if exit_]
+    return [WayOut(one, exit_) for one, exit_ in exits if exit_]
+
+
+def rules(here: list[WayOut], connections: int) -> list[Table]:
     translated = fragments.translated(way.gateway for way in here)
     return [fragments.table(translated), table(here, connections)]
 
@@ -117,14 +121,28 @@ class Net:
     outside: Namespace
     pods: dict[str, Namespace]
     sh: object
+    serving: dict[int, dict[Service, frozenset]] = field(default_factory=dict)
+    """By node, as of the last release of flows."""
 
-    def lead(self, gateways, away=(), connections: int = CONNECTIONS) -> None:
-        """The gateways are in force on all nodes; ``away``: nodes that are led round. ``connections``: of a VPC."""
+    def lead(self, gateways, away=(), connections: int = CONNECTIONS, released: bool = True) -> None:
+        """The gateways are in force on all nodes; ``away``: nodes that are led round. ``connections``: of a VPC.
+        ``released``: former UDP flows have ended too.
+        """
         paths = {pod: path_of(one) for pod, one in self.pods.items()}
         for node, space in self.nodes.items():
             known = state(node, gateways, away)
-            self.nft(node, *rules(node, known, connections))
+            here = ways_out(node, known)
+            self.nft(node, *rules(here, connections))
             asyncio.run(write(space, planned(node, paths, known)))
+            if released:
+                self.release(node, here)
+
+    def release(self, node: int, here: list[WayOut]) -> int:
+        """As the node controller does after the rules: how many UDP flows have ended."""
+        before, self.serving[node] = self.serving.get(node, {}), served(here)
+        gone = {service: frozenset() for service in before.keys() - self.serving[node].keys()}
+        stale = {**self.serving[node], **gone}
+        return self.nodes[node].run(lambda: release(stale)) if stale else 0
 
     def nft(self, node: int, *tables: Table) -> None:
         for wanted in tables:

@@ -9,7 +9,6 @@ import threading
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from ipaddress import ip_address
-from types import SimpleNamespace
 
 import pytest
 from gateway_net import (
@@ -22,16 +21,14 @@ from gateway_net import (
     gateway,
     held,
     planned,
-    prefix,
     state,
+    ways_out,
 )
 from two_nodes import path_of
 
 from galactic import names
-from galactic.linux import connections as connections_of
 from galactic.linux.kernel import LinuxKernel
 from galactic.linux.objects import change
-from galactic.node.dataplane.gateway_rules import WayOut, served
 from galactic.node.state.gateways import Published
 
 pytestmark = [pytest.mark.vrf, pytest.mark.every_kernel]
@@ -224,34 +221,38 @@ def test_the_address_inside_leads_nowhere_by_itself(net, sh, family):
 
 @FAMILIES
 def test_udp_clients_get_another_pod_when_theirs_is_gone(net, family):
-    """By the same socket: its flow stays with a pod that serves, and is led elsewhere afterwards."""
-    address = held(1, 2)[family]
+    """By the same socket: its flow stays with a pod that serves, and is led elsewhere afterwards; nowhere, once the
+    port is not published.
+    """
 
-    def connect():
-        made = socket.socket(socket.AF_INET6 if family == 6 else socket.AF_INET, socket.SOCK_DGRAM)
-        made.settimeout(2)
-        made.connect((address, OUT))
-        return made
+    def released(*published):
+        """The number, after the rules: without it the kernel keeps the flow where it is."""
+        gateways = [gateway(1, published=published), gateway(2)]
+        net.lead(gateways, released=False)
+        assert asked(client).startswith(held_by)
+        return net.release(2, ways_out(2, state(2, gateways)))
 
-    def released():
-        known = state(2, made.gateways)
-        ways = [WayOut(one, known.exit_here(vpc, prefix(2))) for vpc, one in known.all.items()]
-        return net.nodes[2].run(lambda: connections_of.release(served(ways)))
-
-    made = SimpleNamespace(gateways=[publishing(pods=("1",)), gateway(2)])
-    net.lead(made.gateways)
+    net.lead([publishing(pods=("1",)), gateway(2)])
     assert answers(net, "udp", family, tries=1)
-    with net.outside.run(connect) as client:
+    with net.outside.run(lambda: client_of(held(1, 2)[family])) as client:
+        held_by = "1 "
         assert asked(client).startswith("1 ")
-        made.gateways = [publishing(pods=("1", "2")), gateway(2)]
-        net.lead(made.gateways)
-        assert released() == 0
+        assert released(*ports(pods=("1", "2"))) == 0
         assert asked(client).startswith("1 ")
-        made.gateways = [publishing(pods=("2",)), gateway(2)]
-        net.lead(made.gateways)
-        assert asked(client).startswith("1 "), "the kernel keeps it there"
-        assert released() >= 1
+        assert released(*ports(pods=("2",))) >= 1
+        held_by = "2 "
         assert asked(client).startswith("2 ")
+        assert released(*ports(pods=("2",), protocols=("tcp",))) >= 1
+        client.send(b"?")
+        with pytest.raises(TimeoutError):
+            client.recv(100)
+
+
+def client_of(address):
+    made = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
+    made.settimeout(2)
+    made.connect((address, OUT))
+    return made
 
 
 def asked(client) -> str:
