@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Self
 
+import audit
+import yaml
 from apiserver import Server
 from story import ANSWER_SECONDS, API, POD_SECONDS
 
@@ -37,6 +39,14 @@ def helm(lab: Lab, *arguments: str) -> str:
     )
     assert done.returncode == 0, "\n".join([done.stderr, *helm_release.complaints(lab)])
     return done.stdout
+
+
+def granted(lab: Lab, account: str, *options: str) -> set[audit.Right]:
+    """A ServiceAccount's rights by the chart's defaults; ``options``: values as ``--set`` has them."""
+    words = ["template", "galactic", str(helm_release.chart()), f"--namespace={NAMESPACE}"]
+    words += [f"--values={helm_release.values_file(lab.state)}", *(f"--set={one}" for one in options)]
+    done = subprocess.run([str(lab.assets.helm), *words], capture_output=True, text=True, check=True)
+    return audit.granted(filter(None, yaml.load_all(done.stdout, yaml.CSafeLoader)), account)
 
 
 def pods(lab: Lab) -> dict[str, dict[str, Any]]:

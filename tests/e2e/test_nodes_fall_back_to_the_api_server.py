@@ -31,7 +31,7 @@ def test_a_new_pod_is_reached_without_the_broker(tenants: Callable[..., Tenant],
     eventually("the node needs the API server no more", lambda: broker(lab, "node-1") == WELL)
     for ping in coming:
         answered(ping)
-    # what tests/chart cannot see
+    # without the broker it has no need of these rights anywhere else
     for right in (("list", "vpcattachments"), ("watch", "vpcattachments")):
         eventually(
             f"it is written down: {right}",

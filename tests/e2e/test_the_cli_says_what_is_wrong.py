@@ -331,7 +331,7 @@ def test_all_routers_are_away(cli: Cli, lab: Lab, tenant: Tenant, stopped: Calla
     tenant.reaches("web", "10.1.1.9")
     tenant.reaches("later", "10.1.1.2")
     tenant.reaches("api", "10.1.1.9")
-    right = ("get", "leases/galactic-router")  # what tests/chart cannot see
+    right = ("get", "leases/galactic-router")  # see ELSEWHERE in test_the_rights_of_each_program.py
     eventually(
         "the operator has read the routers' Lease",
         lambda: any(

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import audit
 import pytest
 import yaml
 from previous_chart import unpack
@@ -18,6 +19,7 @@ from released import (
     EXAMPLES,
     HELM_SECONDS,
     Questions,
+    granted,
     helm,
     pings,
     pods,
@@ -32,6 +34,9 @@ from story import CONFIGURATIONS, POD_SECONDS, eventually
 from galactic_lab.cluster import Lab
 from galactic_lab.controlplane import helm_release, rbac
 from galactic_lab.state import NAMESPACE, checkout
+
+LEFT = "deployments,daemonsets,services,roles,rolebindings,configmaps,networkpolicies,jobs,secrets,leases"
+ROLES = "clusterroles,clusterrolebindings"
 
 
 @pytest.fixture(scope="module")
@@ -96,12 +101,20 @@ def test_uninstalling_leaves_running_pods_connected(examples: Lab, previous: Pat
     """Attached pods keep their traffic and can be deleted; the next installation, of the previous chart, has them."""
     values = f"--values={helm_release.values_file(examples.state)}"
     wait = ("--wait", f"--timeout={HELM_SECONDS}s")
+    rights, first = granted(examples, "galactic-retire"), len(audit.lines(examples.state.audit))
+    held = lambda: examples.get("vpc", "blue", "-n", "blue")["metadata"].get("finalizers")  # noqa: E731
     with traffic(examples):
+        assert held()
         helm(examples, "uninstall", "galactic", *wait)
         eventually("no pod of Galactic's is left", lambda: not pods(examples), POD_SECONDS)
-        for kind in ("secrets", "leases"):
-            assert "galactic" not in examples.kubectl("get", kind, "-n", NAMESPACE, "-o", "name")
+        assert not held(), "it can be deleted"
+        left = lambda: examples.kubectl("get", LEFT, "-n", NAMESPACE, "-o", "name")  # noqa: E731
+        eventually("nothing is left in its namespace", lambda: "galactic" not in left())
+        assert "galactic" not in examples.kubectl("get", ROLES, "-o", "name")
         assert not configured(examples)
+        made = audit.requests(examples.state.audit, first)
+        assert not audit.unused(rights, made, "galactic-retire")
+        assert not audit.refused(made, "galactic-retire")
         examples.kubectl("delete", "pod", "-n", "green", "three", f"--timeout={POD_SECONDS}s")
         configure = json.dumps([{"name": "GALACTIC_CONFIGURE", "value": "false"}])
         given = f"--set-json=webhook.extraEnv={configure}"

@@ -1,0 +1,381 @@
+"""The chart's programs use every right that it gives them, and ask for no other: as pods, by the API server's audit
+log. What they have to do for that is done here, and what they put right is spoilt.
+
+The stories run in the order in which they stand here.
+"""
+
+import http.client
+import json
+import os
+import ssl
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import audit
+import pytest
+from apiserver import Server
+from charting import merged, nested
+from released import HELM_SECONDS, granted, helm, pods, settled
+from story import API, CONFIGURATIONS, POD_SECONDS, Tenant, eventually, taints, tenancy
+
+from galactic.errors import Rejected
+from galactic.names import ATTACHMENT_ANNOTATION, NOT_READY_TAINT, VPC_ANNOTATION
+from galactic_lab.cluster import Lab
+from galactic_lab.controlplane import helm_release
+from galactic_lab.state import NAMESPACE, checkout
+
+GROUP = API.partition("/")[0]
+KINDS = CONFIGURATIONS.split(",")
+CHART = checkout() / "charts" / "galactic"
+OPTED = "operator.evictUnattached=true,operator.nodeTaint.set=true,metrics.secure.enabled=true"
+"""Values that other stories set, and that give more rights."""
+SPARE = "node-8"
+"""A Node without a machine. While it exists, the DaemonSet has a pod that waits."""
+KEEP_OFF = {"key": "not-for-tests", "effect": "NoSchedule"}
+PROGRAMS = ("operator", "webhook", "router", "broker", "node")
+
+ELSEWHERE = {
+    ("node", "get", "vpcattachments"): "test_a_node_restarts_with_nobody_there.py",
+    ("operator", "get", "leases/galactic-router"): "test_the_cli_says_what_is_wrong.py",
+}
+"""Rights for what happens here by chance at most, and the stories that look whether they are made use of."""
+
+
+@pytest.fixture(scope="module")
+def release(charted: Lab) -> Lab:
+    """The release with the chart's defaults, but for times."""
+    upgrade(charted)
+    eventually("everything is Ready", lambda: settled(charted), POD_SECONDS)
+    return charted
+
+
+def upgrade(lab: Lab, *options: str) -> None:
+    values = f"--values={helm_release.values_file(lab.state)}"
+    times = "--set=operator.scaledDownRetention=0,test.timeoutSeconds=150"
+    helm(
+        *(lab, "upgrade", "galactic", str(CHART), values, times),
+        *(*options, "--wait", f"--timeout={HELM_SECONDS}s"),
+    )
+
+
+@pytest.fixture(scope="module")
+def blue(release: Lab) -> Iterator[Tenant]:
+    with tenancy(release, "rights") as make:
+        tenant = make("blue")
+        tenant.make_vpc()
+        yield tenant
+
+
+def test_a_service_has_a_slice_and_a_policy_has_some(blue: Tenant) -> None:
+    """They are made, changed and deleted."""
+    blue.settle({"one": ("node-1",), "two": ("node-2",)})
+    labels = {"app": "named"}
+    blue.lab.kubectl("label", "pod", "one", "-n", blue.namespace, "app=named")
+    spec = {"clusterIP": "None", "selector": labels}
+    metadata = {"name": "named", "annotations": {f"{GROUP}/vpc": "vpc"}}
+    blue.apply({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec})
+    managed = f"endpointslice.kubernetes.io/managed-by=operator.{GROUP}"
+
+    def addresses() -> set[str]:
+        slices = blue.lab.get("endpointslices", "-n", blue.namespace, "-l", managed)["items"]
+        return {
+            address
+            for each in slices
+            for endpoint in each["endpoints"] or ()
+            for address in endpoint["addresses"]
+        }
+
+    eventually("one is published", lambda: len(addresses()) == 2)
+    blue.lab.kubectl("label", "pod", "two", "-n", blue.namespace, "app=named")
+    eventually("and two", lambda: len(addresses()) == 4)
+    blue.lab.kubectl("annotate", "service", "named", "-n", blue.namespace, f"{GROUP}/vpc-")
+    eventually("its slices are deleted", lambda: not addresses())
+
+    def ports() -> list[int]:
+        slices = blue.lab.get("policyslices")["items"]
+        policies = [each["spec"] for each in slices if each["spec"]["role"] == "Policy"]
+        return [rule["ports"][0]["port"] for spec in policies for rule in spec["ingress"]]
+
+    metadata = {"name": "rules"}
+    peers = [{"attachmentSelector": {}}]
+    for port in (80, 81):
+        spec = {"vpc": {"name": "vpc"}, "ingress": [{"from": peers, "ports": [{"port": port}]}]}
+        blue.apply({"apiVersion": API, "kind": "VPCPolicy", "metadata": metadata, "spec": spec})
+        eventually(f"rules with port {port} are published", lambda p=port: ports() == [p])
+        eventually("they are in force", lambda: not blue.ping("one", address_of(blue, "two")))
+    blue.lab.kubectl("delete", "vpcpolicy", "rules", "-n", blue.namespace)
+    eventually("the slices are deleted", lambda: not ports())
+    eventually("two answers one", lambda: blue.ping("one", address_of(blue, "two")))
+
+
+def address_of(tenant: Tenant, name: str) -> str:
+    """The IPv4 address of an attachment."""
+    return next(
+        text.partition("/")[0] for text in tenant.attachment(name)["status"]["addresses"] if "." in text
+    )
+
+
+def test_an_ordinal_that_is_gone_gives_its_attachment_back(blue: Tenant) -> None:
+    labels = {"app": "db"}
+    container = {"name": "main", "image": "nicolaka/netshoot:v0.13"}
+    template = {
+        "metadata": {"labels": labels, "annotations": {VPC_ANNOTATION: "vpc"}},
+        "spec": {"terminationGracePeriodSeconds": 1, "containers": [container]},
+    }
+    spec = {"replicas": 1, "selector": {"matchLabels": labels}, "template": template}
+    blue.apply({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "db"}, "spec": spec})
+    words = ("get", "vpca", "db-0", "-n", blue.namespace, "-o", "name", "--ignore-not-found")
+    eventually("it has one", lambda: blue.lab.kubectl(*words))
+    blue.lab.kubectl("scale", "statefulset", "db", "-n", blue.namespace, "--replicas=0")
+    eventually("it is deleted", lambda: not blue.lab.kubectl(*words), POD_SECONDS)
+
+
+def test_a_gateway_is_refused_an_address_of_a_service(blue: Tenant) -> None:
+    address = blue.lab.get("service", "kubernetes", "-n", "default")["spec"]["clusterIP"]
+    spec = {"vpc": {"name": "vpc"}, "nodeSelector": {"edge": "none"}, "snat": {"addresses": ["203.0.113.1"]}}
+    manifest = {"apiVersion": API, "kind": "VPCGateway", "metadata": {"name": "way"}, "spec": spec}
+
+    def reason() -> str:
+        status = blue.lab.get("vpcgateway", "way", "-n", blue.namespace).get("status") or {}
+        return next((one["reason"] for one in status.get("conditions") or () if one["type"] == "Ready"), "")
+
+    for expected, given in (("NoNodes", "203.0.113.1"), ("AddressInUse", address)):
+        blue.apply(merged(manifest, nested("spec.snat.addresses", [given])))
+        eventually(f"its condition is {expected}", lambda e=expected: reason() == e)
+    blue.lab.kubectl("delete", "vpcgateway", "way", "-n", blue.namespace)
+
+
+def test_webhooks_look_at_others_of_the_cluster(blue: Tenant) -> None:
+    """At VPCs and namespaces, and whether a user may choose an identifier; a VPC that changes changes its NADs."""
+    assert "denied the request" in refusal(blue, manifest("VPC", "probe", networks=["10.0.0.1/8"]))
+    other = manifest("VPCAttachment", "other", vpc={"name": "kept", "namespace": "default"})
+    assert "denied the request" in refusal(blue, other)
+    for number in ("4d2", "4d3"):
+        blue.apply(manifest("VPC", f"joined-{number}", networks=["10.8.0.0/24"], identifier=f"{number:0>12}"))
+        ready = lambda n=number: blue.lab.get("vpc", f"joined-{n}", "-n", blue.namespace)  # noqa: E731
+        eventually("it has its identifier", lambda r=ready: (r().get("status") or {}).get("ready"))
+    blue.apply(manifest("VPC", "vpc", networks=[*blue.networks, "10.1.2.0/24"]))
+    nad = lambda: blue.lab.get("net-attach-def", "one", "-n", blue.namespace)["spec"]["config"]  # noqa: E731
+    eventually("its definition follows", lambda: "10.1.2.0/24" in nad())
+    spec = {"containers": [{"name": "main", "image": "none"}]}
+    metadata = {"name": "three", "annotations": {ATTACHMENT_ANNOTATION: "missing"}}
+    assert "missing" in refusal(blue, {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+
+
+def manifest(kind: str, name: str, **spec: Any) -> dict[str, Any]:
+    return {"apiVersion": API, "kind": kind, "metadata": {"name": name}, "spec": spec}
+
+
+def refusal(tenant: Tenant, thing: dict[str, Any]) -> str:
+    """The API server's reason not to take the object; empty where it would."""
+    thing["metadata"]["namespace"] = tenant.namespace
+    return Server(tenant.lab.kubeconfig, patience=0).dry_run(thing)
+
+
+def test_a_prefix_follows_its_node(release: Lab) -> None:
+    """Of a Node that no program serves."""
+    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": SPARE}, "spec": {"taints": [KEEP_OFF]}}
+    release.kubectl("apply", "-f", "-", stdin=json.dumps(node))
+    shown = ("get", "nodesegment", SPARE, "-o", "jsonpath={.spec.prefix}", "--ignore-not-found")
+    try:
+        for prefix in ("2001:db8:ff0e:100::/56", "2001:db8:ff0e:200::/56"):
+            release.kubectl("annotate", "--overwrite", "node", SPARE, f"{GROUP}/srv6-prefix={prefix}")
+            eventually(f"its prefix is {prefix}", lambda p=prefix: release.kubectl(*shown) == p)
+    finally:
+        release.kubectl("delete", "node", SPARE)
+        # The DaemonSet's controller looks at it no sooner than something else happens.
+        waiting = ("-n", NAMESPACE, "--field-selector=status.phase=Pending")
+        release.kubectl("delete", "pod", *waiting, f"--timeout={POD_SECONDS}s")
+        release.kubectl("delete", "nodesegment", SPARE, "--ignore-not-found")
+
+
+def test_configurations_that_were_spoilt_are_put_right(release: Lab) -> None:
+    """Their CAs by the webhooks, all else by Helm: the webhooks may not make one that was deleted, and report it."""
+    for kind in KINDS:
+        before = authorities(release, kind)
+        assert len(before) == 1
+        spoilt = json.dumps([{"op": "remove", "path": "/webhooks/0/clientConfig/caBundle"}])
+        release.kubectl("patch", kind, "galactic-admission", "--type=json", "-p", spoilt)
+        eventually("the CAs are back", lambda b=before, k=kind: authorities(release, k) == b)
+    mutating, validating = KINDS
+    spoilt = json.dumps([{"op": "replace", "path": "/webhooks/0/failurePolicy", "value": "Ignore"}])
+    release.kubectl("patch", mutating, "galactic-admission", "--type=json", "-p", spoilt)
+    release.kubectl("delete", validating, "galactic-admission")
+    overlapping = json.dumps(segment(SPARE, "2001:db8:ff03:100::/57"))  # node-3's
+    release.kubectl("apply", "-f", "-", stdin=overlapping)  # nothing refuses it any more
+    conditions = lambda: (release.get("nodesegment", SPARE).get("status") or {}).get("conditions")  # noqa: E731
+    eventually("a condition reports the overlap", conditions)
+    release.kubectl("delete", "nodesegment", SPARE)
+    missing = "ValidatingWebhookConfiguration galactic-admission does not exist; `helm upgrade` makes it"
+    eventually("the webhooks report it", lambda: missing in readiness(release))
+    # Another's change of a field is a conflict to Helm, which applies on the server.
+    upgrade(release, "--force-conflicts")
+    webhooks = release.get(mutating, "galactic-admission")["webhooks"]
+    assert {webhook["failurePolicy"] for webhook in webhooks} == {"Fail"}
+    eventually("the webhooks are Ready", lambda: settled(release), POD_SECONDS)
+    with pytest.raises(Rejected, match="overlaps"):
+        release.kubectl("apply", "-f", "-", stdin=overlapping)
+
+
+def authorities(lab: Lab, kind: str) -> set[str]:
+    """The CAs in a configuration's webhooks."""
+    webhooks = lab.get(kind, "galactic-admission")["webhooks"]
+    return {webhook["clientConfig"].get("caBundle", "") for webhook in webhooks}
+
+
+def segment(name: str, prefix: str) -> dict[str, Any]:
+    return {"apiVersion": API, "kind": "NodeSegment", "metadata": {"name": name}, "spec": {"prefix": prefix}}
+
+
+def readiness(lab: Lab) -> str:
+    """What the pods of the webhook answer to the kubelet's probe."""
+    return "\n".join(
+        lab.run(
+            "node-1", ["curl", "-s", f"http://[{pod['status']['podIP']}]:9090/readyz"], check=False
+        ).stdout
+        for pod in pods(lab).values()
+        if pod["spec"]["serviceAccountName"] == "galactic-webhook"
+    )
+
+
+def test_a_damaged_secret_is_made_again(release: Lab) -> None:
+    spoil(release, "galactic-webhook", "tls.key")
+    eventually("the certificate is a new one", lambda: secret(release, "galactic-webhook")["tls.key"] != BAD)
+    spoil(release, "galactic-broker-node", "username")
+    names = ("galactic-broker", "galactic-broker-node", "galactic-broker-router")
+    before = {name: secret(release, name) for name in names}
+    release.kubectl("delete", "secret", "galactic-broker-router", "-n", NAMESPACE)
+    component = "app.kubernetes.io/component=broker"
+    release.kubectl("delete", "pod", "-n", NAMESPACE, "-l", component, f"--timeout={POD_SECONDS}s")
+    eventually("everything is Ready", lambda: settled(release), POD_SECONDS)
+    after = {name: secret(release, name) for name in names}
+    assert after["galactic-broker-node"]["username"] != BAD
+    assert after["galactic-broker-router"]["password"] != before["galactic-broker-router"]["password"]
+    assert after["galactic-broker"] == before["galactic-broker"], "what is right stays"
+
+
+BAD = "bm9uZQ=="
+
+
+def spoil(lab: Lab, name: str, key: str) -> None:
+    patch = json.dumps({"data": {key: BAD}})
+    lab.kubectl("patch", "secret", name, "-n", NAMESPACE, "--type=merge", "-p", patch)
+
+
+def secret(lab: Lab, name: str) -> dict[str, str]:
+    return dict(lab.get("secret", name, "-n", NAMESPACE)["data"])
+
+
+def test_the_taint_goes_when_the_node_is_ready(release: Lab) -> None:
+    """And no other one. The node's pod is a carrier of its name alone, here of a Node without a machine."""
+    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-3"}}
+    before = [dict(taint) for taint in release.get("node", "node-3")["spec"].get("taints", ())]
+    awaited = {"key": NOT_READY_TAINT, "effect": "NoSchedule"}
+    tainted = json.dumps({"spec": {"taints": [*before, KEEP_OFF, awaited]}})
+    release.kubectl("patch", "node", node["metadata"]["name"], "--type=merge", "-p", tainted)
+    try:
+        eventually("the Node is open", lambda: NOT_READY_TAINT not in taints(release, "node-3"))
+        assert KEEP_OFF["key"] in taints(release, "node-3")
+    finally:
+        release.kubectl("taint", "node", "node-3", f"{KEEP_OFF['key']}-")
+
+
+def test_a_node_writes_its_own_status_while_no_webhook_is_there(release: Lab) -> None:
+    """Writes to another node's status are refused, by the webhooks, and while none can check them."""
+    agent = next(
+        pod
+        for pod in pods(release).values()
+        if pod["spec"]["nodeName"] == "node-1" and pod["spec"]["serviceAccountName"] == "galactic-node"
+    )
+    bound = ("--bound-object-kind=Pod", f"--bound-object-name={agent['metadata']['name']}")
+    token = release.kubectl("create", "token", "galactic-node", "-n", NAMESPACE, *bound).strip()
+    patch = json.dumps({"status": {"counts": {"vpcs": 4}}})
+    foreign = lambda: patched(release, token, "nodesegments/node-2/status", patch)  # noqa: E731
+    eventually("it is refused", lambda: "node-1 may write its own only" in foreign())
+    scale = ("scale", "deployment", "galactic-webhook", "-n", NAMESPACE)
+    release.kubectl(*scale, "--replicas=0")
+    try:
+        eventually("no webhook answers", lambda: "failed calling webhook" in foreign(), POD_SECONDS)
+        own = patched(release, token, "nodesegments/node-1/status", patch)
+        assert '"vpcs":4' in own.replace(" ", ""), own
+        # The operator and administrators of the cluster are no node.
+        status = ("--subresource=status", "--type=merge", "-p", patch)
+        release.kubectl("patch", "nodesegment", "node-2", *status)
+        other = json.dumps({"spec": {"prefix": "2001:db8:ff0e:100::/56"}})
+        with pytest.raises(Rejected, match="failed calling webhook"):
+            release.kubectl("patch", "nodesegment", "node-2", "--type=merge", "-p", other)
+    finally:
+        release.kubectl(*scale, "--replicas=2")
+    eventually("everything is Ready", lambda: settled(release), POD_SECONDS)
+
+
+def patched(lab: Lab, token: str, path: str, patch: str) -> str:
+    """The API server's answer to a merge patch of one of Galactic's objects, without the GET that kubectl sends
+    first.
+    """
+    context = ssl.create_default_context(cafile=str(lab.state.root / "pki" / "ca.crt"))
+    connection = http.client.HTTPSConnection("127.0.0.1", lab.state.port, context=context, timeout=60)
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/merge-patch+json"}
+    connection.request("PATCH", f"/apis/{API}/{path}", patch, headers)
+    return connection.getresponse().read().decode()
+
+
+def test_the_test_of_the_chart_says_why_a_pod_does_not_start(release: Lab) -> None:
+    """Here no node has the name that it looks for. It removes its objects, and its rights go with it."""
+    first = len(audit.lines(release.state.audit))
+    label = "kubernetes.io/hostname"
+    release.kubectl("label", "--overwrite", "node", "node-1", f"{label}=another")
+    try:
+        words = ("test", "galactic", f"--namespace={NAMESPACE}", f"--timeout={HELM_SECONDS}s")
+        variables = os.environ | {"KUBECONFIG": str(release.kubeconfig)}
+        done = subprocess.run(
+            [str(release.assets.helm), *words], env=variables, capture_output=True, text=True, check=False
+        )
+        assert done.returncode, done.stdout
+        shown = release.kubectl("logs", "-n", NAMESPACE, "galactic-test")
+        assert "nodes are available" in shown, shown
+        assert "tests failed" in shown, shown
+    finally:
+        release.kubectl("label", "--overwrite", "node", "node-1", f"{label}=node-1")
+        gone = ("--ignore-not-found", f"--timeout={POD_SECONDS}s")
+        release.kubectl("delete", "pod", "-n", NAMESPACE, "galactic-test", *gone)
+    rights, account = granted(release, "galactic-test"), "galactic-test"
+    assert rights
+    made = audit.requests(release.state.audit, first)
+    assert not audit.unused(rights, made, account)
+    assert not audit.refused(made, account)
+    assert "galactic-test" not in release.kubectl("get", "clusterroles,clusterrolebindings", "-o", "name")
+    assert "galactic-connectivity" not in release.kubectl("get", "namespaces", "-o", "name")
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_it_may_do_what_it_does_and_no_more(release: Lab, program: str) -> None:
+    account = f"galactic-{program}"
+    rights = granted(release, account)
+    needed = {right for right in rights if (program, right.verb, named(right)) not in ELSEWHERE}
+    assert len(rights - needed) == sum(1 for name, *_ in ELSEWHERE if name == program), (
+        "an exception that is none"
+    )
+    unused = lambda: audit.unused(needed, audit.requests(release.state.audit), account)  # noqa: E731
+    eventually(lambda: f"each right is made use of, but {unused()}", lambda: not unused())
+    made, opted = audit.requests(release.state.audit), granted(release, account, OPTED)
+    assert not audit.refused(made, account)
+    assert not audit.lacking(rights | opted, made, account)
+    for right in needed:
+        missed = {
+            (request.verb, request.resource)
+            for request in audit.lacking((rights | opted) - {right}, made, account)
+        }
+        assert missed == {(right.verb, right.resource)}, "without it nothing would have been noticed"
+
+
+def named(right: audit.Right) -> str:
+    """The resource and the names of its objects, as ``leases/galactic-router``."""
+    return "/".join((right.resource, *sorted(right.names)))
+
+
+@pytest.mark.parametrize(("program", "verb", "resource"), ELSEWHERE)
+def test_what_is_looked_at_elsewhere_is(program: str, verb: str, resource: str) -> None:
+    story = (checkout() / "tests/e2e" / ELSEWHERE[program, verb, resource]).read_text()
+    assert f'"{verb}", "{resource}"' in story
