@@ -6,22 +6,22 @@ import asyncio
 import socket
 import threading
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import IPv6Network, ip_address, ip_interface, ip_network
 
 from two_nodes import install, path_of, write_table
 
 from galactic import srv6
-from galactic.linux.connections import Service, release
+from galactic.linux.connections import release
 from galactic.linux.firewall import firewall
 from galactic.linux.kernel import LinuxKernel
 from galactic.linux.namespace import Namespace
 from galactic.linux.nftables import Table
 from galactic.linux.objects import LOOPBACK_DEVICE, Encap, Objects, change, route_key
 from galactic.linux.preflight import preflight
-from galactic.node.dataplane import fragments, gateway_routes, plan
+from galactic.node.dataplane import fragments, gateway_routes, gateway_rules, plan
 from galactic.node.dataplane.connection_rules import CONNECTIONS
-from galactic.node.dataplane.gateway_rules import WayOut, served, table
+from galactic.node.dataplane.gateway_rules import WayOut, table
 from galactic.node.dataplane.parts import union
 from galactic.node.state.attachment import Attachment
 from galactic.node.state.gateways import Exit, Gateway, GatewayState
@@ -121,8 +121,6 @@ class Net:
     outside: Namespace
     pods: dict[str, Namespace]
     sh: object
-    serving: dict[int, dict[Service, frozenset]] = field(default_factory=dict)
-    """By node, as of the last release of flows."""
 
     def lead(self, gateways, away=(), connections: int = CONNECTIONS, released: bool = True) -> None:
         """The gateways are in force on all nodes; ``away``: nodes that are led round. ``connections``: of a VPC.
@@ -138,11 +136,14 @@ class Net:
                 self.release(node, here)
 
     def release(self, node: int, here: list[WayOut]) -> int:
-        """As the node controller does after the rules: how many UDP flows have ended."""
-        before, self.serving[node] = self.serving.get(node, {}), served(here)
-        gone = {service: frozenset() for service in before.keys() - self.serving[node].keys()}
-        stale = {**self.serving[node], **gone}
-        return self.nodes[node].run(lambda: release(stale)) if stale else 0
+        """As the node controller does after the rules, with the first round after its start as well: how many UDP
+        flows have ended.
+        """
+        return (
+            self.nodes[node].run(lambda: release(gateway_rules.held(here), gateway_rules.served(here)))
+            if here
+            else 0
+        )
 
     def nft(self, node: int, *tables: Table) -> None:
         for wanted in tables:

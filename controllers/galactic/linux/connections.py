@@ -42,6 +42,13 @@ class Service(NamedTuple):
     port: int
 
 
+class Held(NamedTuple):
+    """An address, in a zone, at which ports are translated."""
+
+    zone: int
+    address: Address
+
+
 def capacity() -> int | None:
     """The entries that the table takes, of all network namespaces' one by one; None before the kernel has loaded it."""
     try:
@@ -50,16 +57,18 @@ def capacity() -> int | None:
         return None
 
 
-def release(serving: Mapping[Service, AbstractSet[Address]]) -> int:
-    """Ends the entries of these services that lead to other hosts than the given ones. Blocks. How many there were.
-    Raises Unreachable.
+def release(held: AbstractSet[Held], serving: Mapping[Service, AbstractSet[Address]]) -> int:
+    """Ends the UDP flows to held addresses that lead to a host which does not serve the port. Blocks. How many there
+    were. Raises Unreachable.
     """
     ended = 0
     try:
         for family in (socket.AF_INET, socket.AF_INET6):
             for parts in list(_entries(family)):
                 service, host = _read(parts)
-                if service in serving and host not in serving[service]:
+                translated = service.protocol == socket.IPPROTO_UDP and host != service.address
+                ours = Held(service.zone, service.address) in held
+                if ours and translated and host not in serving.get(service, ()):
                     ended += _end(family, parts)
     except OSError as error:
         raise Unreachable("nf_conntrack", error.strerror or str(error)) from error

@@ -13,11 +13,11 @@ from typing import Final
 import structlog
 
 from galactic.errors import GalacticError
-from galactic.linux.connections import Service, capacity, release
+from galactic.linux.connections import Held, Service, capacity, release
 from galactic.linux.kept_table import CountingKernel, KeptTable
 from galactic.linux.objects import Address
 from galactic.node.dataplane.connection_rules import CONNECTIONS, REFUSED
-from galactic.node.dataplane.gateway_rules import TABLE, WayOut, served, table
+from galactic.node.dataplane.gateway_rules import TABLE, WayOut, held, served, table
 from galactic.node.state.condition import ConditionState
 from galactic.node.state.store import Store
 
@@ -43,11 +43,12 @@ class GatewayFilter:
         store: Store,
         lacking: Callable[[], Awaitable[str]],
         leads_out: Callable[[int], bool],
-        release: Callable[[Serving], int] = release,
+        release: Callable[[AbstractSet[Held], Serving], int] = release,
     ) -> None:
         self._kept, self._store, self._lacking = KeptTable(nft, TABLE), store, lacking
         self._nft = nft
         self._leads_out, self._release = leads_out, release
+        self._held: frozenset[Held] = frozenset()
         self._serving: Serving = {}
         self.connections = CONNECTIONS
         """Of a VPC, in each family and direction."""
@@ -109,16 +110,18 @@ class GatewayFilter:
         return await self._nft.counted(TABLE, REFUSED)
 
     async def _release_stale(self) -> None:
-        """UDP clients whose pod serves no more get another one. TCP connections stay with their pods."""
-        serving = served(way for way, _ in self._ways.values())
-        if serving == self._serving:
+        """UDP clients whose pod serves no more get another one, or none. TCP connections stay with their pods. Flows
+        of ports that were withdrawn while this program was away end with its first round.
+        """
+        ways = [way for way, _ in self._ways.values()]
+        now_held, serving = held(ways), served(ways)
+        if (now_held, serving) == (self._held, self._serving):
             return
-        gone = {service: frozenset[Address]() for service in self._serving.keys() - serving.keys()}
         try:
-            await asyncio.to_thread(self._release, {**serving, **gone})
+            await asyncio.to_thread(self._release, self._held | now_held, serving)
         except GalacticError as error:
             log.warning("UDP flows stay with their former pods", error=str(error))
-        self._serving = serving
+        self._held, self._serving = now_held, serving
 
     def _current(self) -> dict[int, WayOut]:
         gateways, prefix = self._store.gateways, self._store.node.prefix

@@ -19,7 +19,7 @@ from ipaddress import collapse_addresses
 from typing import Final
 
 from galactic import names
-from galactic.linux.connections import Service
+from galactic.linux.connections import Held, Service
 from galactic.linux.nftables import Chain, Set, Table
 from galactic.linux.objects import Address, Network
 from galactic.node.dataplane import connection_rules, published_rules
@@ -117,6 +117,17 @@ def table(ways: Iterable[WayOut], connections: int = connection_rules.CONNECTION
         "translated": Chain(tuple(translated), "type nat hook postrouting priority 90"),
     }
     return Table(TABLE, bounds | {name: chain for name, chain in chains.items() if chain.rules}, sets)
+
+
+def held(ways: Iterable[WayOut]) -> frozenset[Held]:
+    """The addresses at which ports are published, or may have been."""
+    ways = list(ways)
+    zone = zones(way.gateway.vpc for way in ways)
+    return frozenset(
+        Held(zone[way.gateway.vpc], address)
+        for way in ways
+        for address in (*way.exit.addresses, *(one.address for one in way.published))
+    )
 
 
 def served(ways: Iterable[WayOut]) -> dict[Service, frozenset[Address]]:
