@@ -81,8 +81,8 @@ def test_a_service_has_a_slice_and_a_policy_has_some(blue: Tenant) -> None:
         slices = blue.lab.get("endpointslices", "-n", blue.namespace, "-l", managed)["items"]
         return {
             address
-            for each in slices
-            for endpoint in each["endpoints"] or ()
+            for one in slices
+            for endpoint in one["endpoints"] or ()
             for address in endpoint["addresses"]
         }
 
@@ -93,10 +93,11 @@ def test_a_service_has_a_slice_and_a_policy_has_some(blue: Tenant) -> None:
     eventually("its slices are deleted", lambda: not addresses())
 
     def ports() -> list[int]:
-        slices = blue.lab.get("policyslices")["items"]
-        policies = [each["spec"] for each in slices if each["spec"]["role"] == "Policy"]
+        specs = [one["spec"] for one in blue.lab.get("policyslices")["items"]]
+        policies = [spec for spec in specs if (spec["vpc"], spec["role"]) == (identifier, "Policy")]
         return [rule["ports"][0]["port"] for spec in policies for rule in spec["ingress"]]
 
+    identifier = blue.lab.get("vpc", "vpc", "-n", blue.namespace)["status"]["identifier"]
     metadata = {"name": "rules"}
     peers = [{"attachmentSelector": {}}]
     for port in (80, 81):
@@ -229,14 +230,13 @@ def segment(name: str, prefix: str) -> dict[str, Any]:
 
 
 def readiness(lab: Lab) -> str:
-    """What the pods of the webhook answer to the kubelet's probe."""
-    return "\n".join(
-        lab.run(
-            "node-1", ["curl", "-s", f"http://[{pod['status']['podIP']}]:9090/readyz"], check=False
-        ).stdout
+    """The answers of the webhook's pods to the kubelet's probe."""
+    urls = [
+        f"http://[{pod['status']['podIP']}]:9090/readyz"
         for pod in pods(lab).values()
         if pod["spec"]["serviceAccountName"] == "galactic-webhook"
-    )
+    ]
+    return lab.run("node-1", ["curl", "-s", *urls], check=False).stdout
 
 
 def test_a_damaged_secret_is_made_again(release: Lab) -> None:
