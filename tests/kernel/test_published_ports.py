@@ -31,7 +31,7 @@ from galactic.linux.kernel import LinuxKernel
 from galactic.linux.objects import change
 from galactic.node.state.gateways import Published
 
-pytestmark = [pytest.mark.vrf, pytest.mark.every_kernel]
+pytestmark = pytest.mark.vrf
 
 INSIDE = {4: "10.1.1.200", 6: "2001:10:1:1::200"}
 PODS = {"1": POD, "2": {4: "10.1.1.2", 6: "2001:10:1:1::2"}, "9": POD}
@@ -157,6 +157,7 @@ def eventually(true):
             return
 
 
+@pytest.mark.every_kernel
 @PROTOCOLS
 @FAMILIES
 def test_connections_from_outside_reach_the_ready_pods_here_and_on_another_node(net, family, protocol):
@@ -187,6 +188,7 @@ def test_without_a_ready_pod_connections_are_refused(net, family, protocol):
     assert answers(net, protocol, family, tries=5) == {"refused"}
 
 
+@pytest.mark.every_kernel
 def test_no_other_port_is_open(net):
     """Nor does the port of one protocol open the other's. The node itself listens on all of them."""
     net.lead([publishing(protocols=("tcp",)), gateway(2)])
@@ -219,6 +221,7 @@ def test_the_address_inside_leads_nowhere_by_itself(net, sh, family):
     assert ask(net.outside, "tcp", INSIDE[family]) == ""
 
 
+@pytest.mark.every_kernel
 @FAMILIES
 def test_udp_clients_get_another_pod_when_theirs_is_gone(net, family):
     """By the same socket: its flow stays with a pod that serves, and is led elsewhere afterwards; nowhere, once the
@@ -282,6 +285,7 @@ def test_connections_stay_with_their_pod_when_others_are_ready_or_the_controller
         assert answers(net, "tcp", family, tries=10) == {f"2 {INSIDE[family]}"}
 
 
+@pytest.mark.every_kernel
 @FAMILIES
 def test_bytes_by_the_megabyte_in_both_directions(net, family):
     net.lead([publishing(pods=("1",)), gateway(2)])
