@@ -15,7 +15,6 @@ from typing import Any
 import audit
 import pytest
 from apiserver import Server
-from charting import merged, nested
 from released import HELM_SECONDS, granted, helm, pods, settled
 from story import API, CONFIGURATIONS, POD_SECONDS, Tenant, eventually, taints, tenancy
 
@@ -27,7 +26,6 @@ from galactic_lab.state import NAMESPACE, checkout
 
 GROUP = API.partition("/")[0]
 KINDS = CONFIGURATIONS.split(",")
-CHART = checkout() / "charts" / "galactic"
 OPTED = "operator.evictUnattached=true,operator.nodeTaint.set=true,metrics.secure.enabled=true"
 """Values that other stories set, and that give more rights."""
 SPARE = "node-8"
@@ -53,10 +51,8 @@ def release(charted: Lab) -> Lab:
 def upgrade(lab: Lab, *options: str) -> None:
     values = f"--values={helm_release.values_file(lab.state)}"
     times = "--set=operator.scaledDownRetention=0,test.timeoutSeconds=150"
-    helm(
-        *(lab, "upgrade", "galactic", str(CHART), values, times),
-        *(*options, "--wait", f"--timeout={HELM_SECONDS}s"),
-    )
+    wait = ("--wait", f"--timeout={HELM_SECONDS}s")
+    helm(lab, "upgrade", "galactic", str(helm_release.chart()), values, times, *options, *wait)
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +66,8 @@ def blue(release: Lab) -> Iterator[Tenant]:
 def test_a_service_has_a_slice_and_a_policy_has_some(blue: Tenant) -> None:
     """They are made, changed and deleted."""
     blue.settle({"one": ("node-1",), "two": ("node-2",)})
-    labels = {"app": "named"}
     blue.lab.kubectl("label", "pod", "one", "-n", blue.namespace, "app=named")
-    spec = {"clusterIP": "None", "selector": labels}
+    spec = {"clusterIP": "None", "selector": {"app": "named"}}
     metadata = {"name": "named", "annotations": {f"{GROUP}/vpc": "vpc"}}
     blue.apply({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec})
     managed = f"endpointslice.kubernetes.io/managed-by=operator.{GROUP}"
@@ -134,15 +129,14 @@ def test_an_ordinal_that_is_gone_gives_its_attachment_back(blue: Tenant) -> None
 
 def test_a_gateway_is_refused_an_address_of_a_service(blue: Tenant) -> None:
     address = blue.lab.get("service", "kubernetes", "-n", "default")["spec"]["clusterIP"]
-    spec = {"vpc": {"name": "vpc"}, "nodeSelector": {"edge": "none"}, "snat": {"addresses": ["203.0.113.1"]}}
-    manifest = {"apiVersion": API, "kind": "VPCGateway", "metadata": {"name": "way"}, "spec": spec}
 
     def not_ready() -> str:
         status = blue.lab.get("vpcgateway", "way", "-n", blue.namespace).get("status") or {}
         return next((one["reason"] for one in status.get("conditions") or () if one["type"] == "Ready"), "")
 
     for expected, given in (("NoNodes", "203.0.113.1"), ("AddressInUse", address)):
-        blue.apply(merged(manifest, nested("spec.snat.addresses", [given])))
+        spec = {"vpc": {"name": "vpc"}, "nodeSelector": {"edge": "none"}, "snat": {"addresses": [given]}}
+        blue.apply(manifest("VPCGateway", "way", **spec))
         eventually(f"its condition is {expected}", lambda e=expected: not_ready() == e)
     blue.lab.kubectl("delete", "vpcgateway", "way", "-n", blue.namespace)
 
@@ -153,8 +147,10 @@ def test_webhooks_look_at_others_of_the_cluster(blue: Tenant) -> None:
     refused(blue, "does not exist or does not admit", manifest("VPCAttachment", "other", vpc=other))
     for number in ("4d2", "4d3"):
         blue.apply(manifest("VPC", f"joined-{number}", networks=["10.8.0.0/24"], identifier=f"{number:0>12}"))
-        ready = lambda n=number: blue.lab.get("vpc", f"joined-{n}", "-n", blue.namespace)  # noqa: E731
-        eventually("it has its identifier", lambda r=ready: (r().get("status") or {}).get("ready"))
+        ready = ("vpc", f"joined-{number}", "-n", blue.namespace)
+        eventually(
+            "it has its identifier", lambda r=ready: (blue.lab.get(*r).get("status") or {}).get("ready")
+        )
     blue.apply(manifest("VPC", "vpc", networks=[*blue.networks, "10.1.2.0/24"]))
     nad = lambda: blue.lab.get("net-attach-def", "one", "-n", blue.namespace)["spec"]["config"]  # noqa: E731
     eventually("its definition follows", lambda: "10.1.2.0/24" in nad())
@@ -276,12 +272,11 @@ def secret(lab: Lab, name: str) -> dict[str, str]:
 
 
 def test_the_taint_goes_when_the_node_is_ready(release: Lab) -> None:
-    """And no other one. The node's pod is a carrier of its name alone, here of a Node without a machine."""
-    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-3"}}
-    before = [dict(taint) for taint in release.get("node", "node-3")["spec"].get("taints", ())]
+    """And no other one."""
+    others = [*release.get("node", "node-3")["spec"].get("taints", ()), KEEP_OFF]
     awaited = {"key": NOT_READY_TAINT, "effect": "NoSchedule"}
-    tainted = json.dumps({"spec": {"taints": [*before, KEEP_OFF, awaited]}})
-    release.kubectl("patch", "node", node["metadata"]["name"], "--type=merge", "-p", tainted)
+    patch = json.dumps({"spec": {"taints": [*others, awaited]}})
+    release.kubectl("patch", "node", "node-3", "--type=merge", "-p", patch)
     try:
         eventually("the Node is open", lambda: NOT_READY_TAINT not in taints(release, "node-3"))
         assert KEEP_OFF["key"] in taints(release, "node-3")
