@@ -11,7 +11,7 @@ import typer
 
 from galactic.cli.cluster_options import DEGRADED, FINE, Absent, ClusterOptions
 from galactic.cli.render import BOLD, GREEN, RED, YELLOW, Form, Output, document, paint
-from galactic.errors import Rejected
+from galactic.errors import Rejected, Unreachable
 
 if TYPE_CHECKING:
     from galactic.cli.cluster_access import ClusterAccess
@@ -55,23 +55,34 @@ def trace(
     """Trace the data path from a pod to another, hop by hop, in both directions: where it stops, and why.
 
     Routes, devices and addresses are read from both kernels. Each pod sends three echo requests, and neighbours and
-    packet filters are checked for losses. With --no-probe nothing is sent. With --wait the last trace is printed.
+    packet filters are checked for losses. With --no-probe nothing is sent. With --wait the last trace is printed, and
+    pods that are not attached yet are waited for.
     """
     until = time.monotonic() + (timeout if wait else 0.0)
     while True:
-        report = options.run(
-            traced(options, source, destination, namespace, probe=probe),
-            seconds=options.seconds + (PROBE_SECONDS if probe else 0.0),
-        )
-        ways: list[dict[str, Any]] = report["ways"]
-        arrives = all(hop.state == "passes" for way in ways for hop in way["hops"])
-        if arrives or time.monotonic() >= until:
-            break
+        last = time.monotonic() >= until
+        try:
+            report = options.run(
+                traced(options, source, destination, namespace, probe=probe),
+                seconds=options.seconds + (PROBE_SECONDS if probe else 0.0),
+            )
+        except (NotAttached, Unreachable):
+            if last:
+                raise
+        else:
+            ways: list[dict[str, Any]] = report["ways"]
+            arrives = all(hop.state == "passes" for way in ways for hop in way["hops"])
+            if arrives or last:
+                break
         time.sleep(PAUSE_SECONDS)
     if not document(report | {"ways": [_plain(way) for way in ways]}, output):
         for way in ways:
             print_way(way)
     return FINE if arrives else DEGRADED
+
+
+class NotAttached(Absent):
+    """The pod requests an attachment that is not in force, as a moment after its start."""
 
 
 class _Pair(NamedTuple):
@@ -328,7 +339,7 @@ async def _inspect_actual_target(
 
 
 def _place(snapshot: "Snapshot", where: "Mapping[str, Place]", pod: str, namespace: str) -> "Place":
-    """The location of a pod's attachment. Raises Absent with the reason."""
+    """The location of a pod's attachment. Raises Absent and NotAttached with the reason."""
     from galactic.kube.pods import requested_attachment, requested_vpc  # noqa: PLC0415
 
     name = (
@@ -352,7 +363,7 @@ def _place(snapshot: "Snapshot", where: "Mapping[str, Place]", pod: str, namespa
     full = f"{name.partition('/')[0]}/{attachment}"
     if full not in where:
         on = pod_object["spec"].get("nodeName") or "no node yet"
-        raise Absent(
+        raise NotAttached(
             f"pod {name} is not attached by {full} on {on}; for the reason: kubectl describe pod -n "
             f"{name.replace('/', ' ')}, "
             "and galactic status"

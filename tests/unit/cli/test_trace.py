@@ -140,6 +140,24 @@ def test_with_wait_it_traces_until_the_packets_arrive(
     assert trace.trace(Options(), "blue/web", "blue/api", wait=wait) == code  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("problem", [Unreachable("kube-apiserver", "x"), trace.NotAttached("not yet")])
+def test_a_wait_outlasts_what_is_not_there_yet(monkeypatch: pytest.MonkeyPatch, problem: Exception) -> None:
+    found: list[Exception | None] = [problem, None]
+
+    async def traced(*_: object, **__: object) -> dict[str, Any]:
+        if now := found.pop(0):
+            raise now
+        return {"ways": []}
+
+    monkeypatch.setattr(trace, "traced", traced)
+    monkeypatch.setattr(trace, "PAUSE_SECONDS", 0.0)
+    assert trace.trace(Options(), "blue/web", "blue/api", wait=True) == FINE  # type: ignore[arg-type]
+    assert not found
+    found[:] = [problem]
+    with pytest.raises(type(problem)):
+        trace.trace(Options(), "blue/web", "blue/api")  # type: ignore[arg-type]
+
+
 @pytest.mark.usefixtures("recorded")
 def test_a_wait_ends_with_the_last_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     nodes = Nodes(lost="node-2")
