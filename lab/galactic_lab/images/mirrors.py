@@ -22,11 +22,11 @@ def sources(suite: str, apt: Path = APT, release: str = "") -> list[tuple[Path, 
     """
     if found := list(_of(suite, apt)):
         return found
-    release = release or _debian()
+    release = release or debian()
     return [(path, re.sub(rf"\b{release}\b", suite, text)) for path, text in _of(release, apt) if release]
 
 
-def _debian() -> str:
+def debian() -> str:
     """The name of this machine's release of Debian; empty on other systems."""
     system = platform.freedesktop_os_release()
     return system.get("VERSION_CODENAME", "") if system.get("ID") == "debian" else ""

@@ -27,6 +27,8 @@ MAKING: Final = "making-"
 ENOUGH: Final = 12 << 30
 """Bytes of layers above which all of them are removed."""
 PACKAGES: Final = ("buildah", "debootstrap")
+LATER: Final = "netavark"
+"""Buildah of Debian 13 starts with it alone, though no image here needs a network of its own."""
 BROKER_FILE: Final = """\
 ARG BASE
 FROM ${BASE}
@@ -45,7 +47,7 @@ class Store:
     """Buildah's images and containers, apart from those of the machine."""
 
     def __init__(self) -> None:
-        packages.install(PACKAGES)
+        packages.install(PACKAGES if mirrors.debian() == SUITE else (*PACKAGES, LATER))
         self.folder = cache.root() / "images"
         self.folder.mkdir(parents=True, exist_ok=True)
         self._config = self.folder / "storage.conf"

@@ -145,7 +145,7 @@ async def test_a_flood_at_a_broker_with_default_limits_loses_nothing(
     """
     monkeypatch.setattr(subscriptions, "QUIET_SECONDS", 0.5)
     now = [1000.0]
-    monkeypatch.setattr(subscriptions, "FloodDamping", lambda: FloodDamping(lambda: now[0]))
+    monkeypatch.setattr("galactic.router.__main__.FloodDamping", lambda: FloodDamping(lambda: now[0]))
     mosquitto.start()
     async with (
         listener(mosquitto.url) as client,
