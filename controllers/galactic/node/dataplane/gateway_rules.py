@@ -82,7 +82,7 @@ def table(ways: Iterable[WayOut], connections: int = connection_rules.CONNECTION
     for way in ways:
         gateway = way.gateway
         _sets(gateway, sets)
-        vrf, out, main = _devices(gateway)
+        inside, out, main = _devices(gateway)
         before += _before(way, zone[gateway.vpc])
         forwarded += published_rules.refused(main, way.published)
         forwarded += _forwarded(gateway)
@@ -91,7 +91,7 @@ def table(ways: Iterable[WayOut], connections: int = connection_rules.CONNECTION
             bounds |= connection_rules.chains(gateway, connections)
             forwarded += connection_rules.bounded(gateway)
             tracked += [
-                f'iifname "{vrf}" meta nfproto ipv{family} dnat {IP[family]} to {IP[family]} daddr'
+                f'iifname "{inside}" meta nfproto ipv{family} dnat {IP[family]} to {IP[family]} daddr'
                 for family in sorted(gateway.families)
             ]
             tracked += published_rules.destinations(out, way.published)
@@ -172,18 +172,18 @@ def _elements(networks: Iterable[Network]) -> Mapping[str, str]:
 
 def _before(way: WayOut, zone: int) -> list[str]:
     gateway = way.gateway
-    vrf, out, _ = _devices(gateway)
-    rules = published_rules.tracked(vrf, way.published, zone)
+    inside, out, _ = _devices(gateway)
+    rules = published_rules.tracked(inside, way.published, zone)
     within = "drop" if gateway.snat else "accept"  # from I it would go round
     for family in (4, 6):
         ip = IP[family]
         rules += [
-            f'iifname "{vrf}" {ip} daddr @{_networks(gateway, family)} {within}',
-            f'iifname "{vrf}" {ip} daddr {{ {", ".join(ALWAYS[family])} }} accept',
-            f'iifname "{vrf}" {ip} daddr @{_forbidden(gateway, family)} drop',
+            f'iifname "{inside}" {ip} daddr @{_networks(gateway, family)} {within}',
+            f'iifname "{inside}" {ip} daddr {{ {", ".join(ALWAYS[family])} }} accept',
+            f'iifname "{inside}" {ip} daddr @{_forbidden(gateway, family)} drop',
         ]
     if gateway.snat:
-        rules.append(f'iifname {{ "{vrf}", "{out}" }} ct zone set {zone} accept')
+        rules.append(f'iifname {{ "{inside}", "{out}" }} ct zone set {zone} accept')
     return rules
 
 
