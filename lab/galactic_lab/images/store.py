@@ -6,6 +6,7 @@ The cache keeps the base, named after what it is made of, and the layers that bu
 import fcntl
 import hashlib
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -50,9 +51,10 @@ class Store:
         packages.install(PACKAGES if mirrors.debian() == SUITE else (*PACKAGES, LATER))
         self.folder = cache.root() / "images"
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._config = self.folder / "storage.conf"
+        self._config, self._limits = self.folder / "storage.conf", self.folder / "limits.conf"
         self.environment = os.environ | {
             "CONTAINERS_STORAGE_CONF": str(self._config),
+            "CONTAINERS_CONF_OVERRIDE": str(self._limits),
             "BUILDAH_ISOLATION": "chroot",
         }
         self.environment.pop("STORAGE_DRIVER", None)
@@ -67,6 +69,7 @@ class Store:
                 f'[storage]\ndriver = "{_driver()}"\n'
                 f'graphroot = "{self.folder}/graph"\nrunroot = "{self.folder}/run"\n'
             )
+            self._limits.write_text(_limits())
             yield
 
     def buildah(self, *words: str | Path) -> str:
@@ -166,6 +169,17 @@ def _succeeded(words: Sequence[str], done: Done) -> Done:
         shown = f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}".strip()
         raise BuildFailed(f"`{' '.join(words)}` ended with {done.returncode}:\n{shown}")
     return done
+
+
+def _limits() -> str:
+    """containers.conf(5) with this process's own limits: Buildah of Debian 13 raises them to 1,048,576, which a container
+    may not do.
+    """
+    kinds = {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC}
+    both = {name: resource.getrlimit(kind) for name, kind in kinds.items()}
+    finite = {name: pair for name, pair in both.items() if resource.RLIM_INFINITY not in pair}
+    limits = ", ".join(f'"{name}={soft}:{hard}"' for name, (soft, hard) in finite.items())
+    return f"[containers]\ndefault_ulimits = [{limits}]\n"
 
 
 def _driver() -> str:
