@@ -172,8 +172,8 @@ def _succeeded(words: Sequence[str], done: Done) -> Done:
 
 
 def _limits() -> str:
-    """containers.conf(5) with this process's own limits: Buildah of Debian 13 raises them to 1,048,576, which a container
-    may not do.
+    """containers.conf(5) with this process's own limits: Buildah of Debian 13 raises them to 1,048,576, for which a
+    container has no right.
     """
     kinds = {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC}
     both = {name: resource.getrlimit(kind) for name, kind in kinds.items()}
