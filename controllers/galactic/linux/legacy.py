@@ -224,7 +224,9 @@ def _rule(rule: FirewallRule) -> Any:
         made.entry.ipv6.flags |= iptc.ip6tc.ip6t_ip6.IP6T_F_PROTO
     if rule.forged:
         made.create_match("devgroup").set_parameter("src_group", f"{HOST_ENDS:#x}")
-        made.create_match("rpfilter").set_parameter("invert", "")
+        # python-iptables 1.2 finds an extension's first option alone where libxtables is of iptables 1.8.11
+        buffer, at = made.create_match("rpfilter").match_buf, ctypes.sizeof(iptc.ip4tc.xt_entry_match)
+        buffer[at : at + len(readback.RPFILTER)] = readback.RPFILTER
     _give_target(made, rule)
     return made
 
