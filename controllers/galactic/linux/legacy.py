@@ -14,7 +14,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -135,7 +135,30 @@ def _iptc() -> Any:
     for kind, family in ((iptc.Table, 4), (iptc.Table6, 6)):
         for name in ("filter", "mangle", "nat", "raw", "security"):
             kind.existing_table_names[name] = (family, name) in used
+    with suppress(iptc.XTablesError):  # rules with it will say so
+        _mend_options(iptc, iptc.Match(iptc.Rule(), "rpfilter")._module.x6_options)  # noqa: SLF001
     return iptc
+
+
+def _mend_options(iptc: Any, options: Any) -> None:
+    """Where libxtables is of iptables 1.8.11, python-iptables 1.2 finds an extension's first option alone: a row of the
+    table of options (struct xt_option_entry) has 8 bytes more there. ``options``: a table of several, whose first has
+    no bounds.
+    """
+    row = ctypes.sizeof(iptc.xtables.xt_option_entry)
+    if ctypes.c_void_p.from_address(ctypes.addressof(options.contents) + row).value:
+        return
+    row += 8
+
+    def found(_: Any, rows: Any, name: bytes) -> Any:
+        at = ctypes.addressof(rows.contents)
+        while (entry := iptc.xtables.xt_option_entry.from_address(at)).name:
+            if entry.name == name:
+                return entry
+            at += row
+        return None
+
+    iptc.xtables.xtables._option_lookup = found  # noqa: SLF001
 
 
 def _library(name: str) -> str | None:
@@ -224,9 +247,7 @@ def _rule(rule: FirewallRule) -> Any:
         made.entry.ipv6.flags |= iptc.ip6tc.ip6t_ip6.IP6T_F_PROTO
     if rule.forged:
         made.create_match("devgroup").set_parameter("src_group", f"{HOST_ENDS:#x}")
-        # python-iptables 1.2 finds an extension's first option alone where libxtables is of iptables 1.8.11
-        buffer, at = made.create_match("rpfilter").match_buf, ctypes.sizeof(iptc.ip4tc.xt_entry_match)
-        buffer[at : at + len(readback.RPFILTER)] = readback.RPFILTER
+        made.create_match("rpfilter").set_parameter("invert", "")
     _give_target(made, rule)
     return made
 

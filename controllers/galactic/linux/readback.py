@@ -29,7 +29,7 @@ _IN, _OUT, _SOURCE, _DESTINATION, _PROTOCOL = 0x01, 0x02, 0x08, 0x10, 0x40  # IP
 _F_PROTO: Final = 0x01  # IP6T_F_PROTO; IPv4 has no such flag
 _MATCH: Final = struct.Struct("=H29sB")  # struct xt_entry_match, before its data
 _DEVGROUP: Final = struct.pack("=5I", 1, HOST_ENDS, 0xFFFFFFFF, 0, 0)  # XT_DEVGROUP_MATCH_SRC
-RPFILTER: Final = b"\x08"  # XT_RPFILTER_INVERT
+_RPFILTER: Final = b"\x08"  # XT_RPFILTER_INVERT
 _ANY_CODE: Final = b"\x00\xff\x00"  # of struct ip6t_icmp after the type: all codes, not inverted
 _NOTRACK: Final = 0x01  # XT_CT_NOTRACK, in the first field; with it the kernel ignores the others
 _NO_TARGET: Final = "none"
@@ -218,7 +218,7 @@ class _Made:
         if name == "icmp6" and self._protocol == socket.IPPROTO_ICMPV6 and data[1:4] == _ANY_CODE:
             self.values["icmpv6"] = data[0]
         elif (name == "devgroup" and data[: len(_DEVGROUP)] == _DEVGROUP) or (
-            name == "rpfilter" and data[:1] == RPFILTER
+            name == "rpfilter" and data[:1] == _RPFILTER
         ):
             self._matched.add(name)
         else:
