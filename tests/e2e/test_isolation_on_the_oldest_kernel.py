@@ -4,7 +4,7 @@ import pytest
 from test_no_leak_into_the_main_table import default_route, test_unreachable  # noqa: F401
 from test_tenants_cannot_forge_their_way import *  # noqa: F403 - each test and fixture, by its own name
 
-from galactic_lab.builds.guest_kernels import KERNELS, PINNED
+from galactic_lab.builds.guest_kernels import PINNED, known
 from galactic_lab.cluster import Lab
 
 
@@ -16,5 +16,6 @@ def lab(oldest: Lab) -> Lab:
 
 
 def test_it_is_the_oldest(lab: Lab) -> None:
-    version = KERNELS[PINNED].version or ""
-    assert lab.exec("kernel", ["uname", "-r"]).startswith(version.partition("-")[0])
+    source = known(PINNED)
+    assert source
+    assert lab.exec("kernel", ["uname", "-r"]).startswith(source.version.partition("-")[0])
