@@ -31,22 +31,26 @@ COMPONENTS: Final = {"broker": 1, "node": 3, "operator": 2, "router": 2, "webhoo
 COMPONENT: Final = "app.kubernetes.io/component"
 
 
-def helm(lab: Lab, *arguments: str) -> str:
+def run_helm(lab: Lab, *arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [str(lab.assets.helm), *arguments, f"--namespace={NAMESPACE}"]
     variables = os.environ | {"KUBECONFIG": str(lab.kubeconfig)}
-    done = subprocess.run(
+    return subprocess.run(
         command, env=variables, capture_output=True, text=True, timeout=HELM_SECONDS, check=False
     )
+
+
+def helm(lab: Lab, *arguments: str) -> str:
+    """The output of a command that succeeds."""
+    done = run_helm(lab, *arguments)
     assert done.returncode == 0, "\n".join([done.stderr, *helm_release.complaints(lab)])
     return done.stdout
 
 
 def granted(lab: Lab, account: str, *options: str) -> set[audit.Right]:
     """A ServiceAccount's rights by the chart's defaults; ``options``: values as ``--set`` has them."""
-    words = ["template", "galactic", str(helm_release.chart()), f"--namespace={NAMESPACE}"]
-    words += [f"--values={helm_release.values_file(lab.state)}", *(f"--set={one}" for one in options)]
-    done = subprocess.run([str(lab.assets.helm), *words], capture_output=True, text=True, check=True)
-    return audit.granted(filter(None, yaml.load_all(done.stdout, yaml.CSafeLoader)), account)
+    values = [f"--values={helm_release.values_file(lab.state)}", *(f"--set={one}" for one in options)]
+    text = helm(lab, "template", "galactic", str(helm_release.chart()), *values)
+    return audit.granted(filter(None, yaml.load_all(text, yaml.CSafeLoader)), account)
 
 
 def pods(lab: Lab) -> dict[str, dict[str, Any]]:

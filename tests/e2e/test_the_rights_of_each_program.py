@@ -6,16 +6,14 @@ The stories run in the order in which they stand here.
 
 import http.client
 import json
-import os
 import ssl
-import subprocess
 from collections.abc import Iterator
 from typing import Any
 
 import audit
 import pytest
 from apiserver import Server
-from released import HELM_SECONDS, granted, helm, pods, settled
+from released import HELM_SECONDS, granted, helm, pods, run_helm, settled
 from story import API, CONFIGURATIONS, POD_SECONDS, Tenant, eventually, taints, tenancy
 
 from galactic.errors import Rejected
@@ -332,11 +330,7 @@ def test_the_test_of_the_chart_says_why_a_pod_does_not_start(release: Lab) -> No
 
     def tested() -> bool:
         """Whether it had the scheduler's reason within its patience, which is short."""
-        words = ("test", "galactic", f"--namespace={NAMESPACE}", f"--timeout={HELM_SECONDS}s")
-        variables = os.environ | {"KUBECONFIG": str(release.kubeconfig)}
-        done = subprocess.run(
-            [str(release.assets.helm), *words], env=variables, capture_output=True, text=True, check=False
-        )
+        done = run_helm(release, "test", "galactic", f"--timeout={HELM_SECONDS}s")
         assert done.returncode, done.stdout
         shown[0] = release.kubectl("logs", "-n", NAMESPACE, "galactic-test", check=False) or done.stderr
         return "nodes are available" in shown[0] and "tests failed" in shown[0]
@@ -349,8 +343,9 @@ def test_the_test_of_the_chart_says_why_a_pod_does_not_start(release: Lab) -> No
         release.kubectl("delete", "pod", "-n", NAMESPACE, "galactic-test", *gone)
     rights, account = granted(release, "galactic-test"), "galactic-test"
     assert rights
-    assert not audit.unused(rights, audit.requests(release.state.audit, first), account)
-    assert not audit.refused(audit.requests(release.state.audit, first), account)
+    made = audit.requests(release.state.audit, first)
+    assert not audit.unused(rights, made, account)
+    assert not audit.refused(made, account)
     assert "galactic-test" not in release.kubectl("get", "clusterroles,clusterrolebindings", "-o", "name")
     assert "galactic-connectivity" not in release.kubectl("get", "namespaces", "-o", "name")
 
