@@ -317,6 +317,20 @@ async def test_flows_to_pods_that_serve_no_more_are_released_after_the_rules(sto
     assert store.gateways.filtered == {VPC}
 
 
+async def test_flows_to_ports_that_were_withdrawn_before_the_start_are_released(store):
+    released = []
+
+    def release(held, serving):
+        released.append(({str(one.address) for one in held}, serving))
+        return 0
+
+    rules = GatewayFilter(Nft(), store, nothing, lambda _: True, release)
+    store.set_gateways({VPC: gateway(exit_(1, "203.0.113.1"))})
+    await rules.round(0.0)
+    await rules.round(0.5)
+    assert released == [({"203.0.113.1"}, {})]
+
+
 def stored(name="g", nodes=None, **status):
     exits = [{"node": "node-1", "sid": str(exit_(1).segment), "addresses": ["203.0.113.1"], "ready": True}]
     return {
