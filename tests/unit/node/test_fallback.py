@@ -142,6 +142,30 @@ async def test_while_the_broker_is_well_nothing_is_asked(cluster):
         assert (cluster.kube.lists, falling.followed) == ([], set())
 
 
+async def test_while_a_vpc_changes_all_the_time_nothing_is_asked(cluster):
+    """At each look the head is a change behind."""
+    looks = []
+    async with running(cluster) as falling:
+        await until(lambda: cluster.routes == {"10.1.1.2": 2} and not falling._deadlines)
+        trusted = falling._trusted
+        falling._trusted = lambda vpc: looks.append(vpc) or trusted(vpc)
+        old = route(2, 2, 2, 50)
+        for revision in range(101, 107):
+            new = route(3, 3, 3, revision)
+            cluster.broker.publish(TOPICS.changes(VPC), encode(Changes(revision, revision - 1, (new,))), False)
+            await until(
+                lambda now=revision: cluster.node.store.tables.view(1234, Source.MQTT).revision == now
+            )
+            if revision > 101:
+                before = (old, route(3, 3, 3, revision - 1))
+                head = Head(revision - 1, 2, digest(before), 1)
+                cluster.broker.publish(TOPICS.head(VPC), encode(head), True)
+            cluster.clock += 4.0
+            looks.clear()
+            await until(lambda: len(looks) > 1)
+        assert (cluster.kube.lists, falling.followed) == ([], set())
+
+
 async def test_without_the_broker_routes_come_from_the_api_server_and_none_is_lost(cluster):
     async with running(cluster) as falling:
         await until(lambda: cluster.routes == {"10.1.1.2": 2})

@@ -456,9 +456,39 @@ def test_under_constant_change_a_table_is_not_read_again():
         assert table.receive_changes(router.change(1, number + 1), now)
         table.receive_head(head, now)  # of the revision before
         assert not table.overdue(now)
+        assert (table.settled, table.consistent) == (False, True)
     router.snapshot()
     receive(table, "head", router.retained["head"], now)
     assert table.settled
+
+
+def test_a_table_whose_head_does_not_follow_is_not_consistent_in_the_end():
+    """A router that publishes changes, and never the table that they lead to."""
+    router, table = Router(shards=1), TableReplica(1, "default", 0.0)
+    router.snapshot()
+    read(table, router)
+    table.end_reading()
+    table.receive_changes(router.change(1, 1), 1.0)
+    assert table.consistent
+    assert table.overdue(1.0 + PATIENCE)
+    table.reread(1.0 + PATIENCE)
+    read(table, router, 1.0 + PATIENCE)
+    assert not table.consistent
+
+
+def test_a_table_that_missed_a_change_is_not_consistent():
+    router, table = Router(shards=1), TableReplica(1, "default", 0.0)
+    router.snapshot()
+    read(table, router)
+    router.change(1, 1)
+    later = router.change(2, 1)
+    table.receive_changes(later, 1.0)
+    assert not table.consistent
+    missed = TableReplica(1, "default", 0.0)
+    read(missed, router)
+    router.snapshot()
+    receive(missed, "head", router.retained["head"], 1.0)
+    assert not missed.consistent
 
 
 def test_a_head_that_contradicts_constant_changes_is_noticed():
@@ -473,6 +503,7 @@ def test_a_head_that_contradicts_constant_changes_is_noticed():
         table.receive_changes(router.change(1, int(now * 4)), now)
         table.receive_changes(router.change(2, int(now * 4)), now)
         table.receive_head(Head(router.revision - 3, 2, "0" * 16, 1), now)
+        assert not table.consistent
     assert table.reread(now) is None
 
 

@@ -64,7 +64,7 @@ class TableReplica:
         self._head: Head | None = None
         self._shards: dict[int, _Packed] = {}
         self._log: dict[int, Changes] = {}  # by the revision they continue
-        self._confirmable: dict[int, tuple[int, int]] = {}  # by revision since the head's: total and count
+        self._confirmable: dict[int, tuple[int, int]] = {}  # by revision from the head's on: total and count
         self._patience = PATIENCE
         self._deadline: float | None = None  # of a contradiction
         self._extend(now)
@@ -92,6 +92,14 @@ class TableReplica:
     def settled(self) -> bool:
         """Whether there is a whole table and everything that has arrived agrees with it."""
         return self.complete and self._deadline is None
+
+    @property
+    def consistent(self) -> bool:
+        """Whether there is a whole table that nothing contradicts: the head's, or what changes have made of it since.
+
+        While a VPC changes all the time its head is always behind, and the table hardly ever settled.
+        """
+        return self.settled or (self.complete and self._rereads == 0 and self._continues_head())
 
     @property
     def complete(self) -> bool:
@@ -175,8 +183,7 @@ class TableReplica:
             self._extend(now)
         if not self._stray:
             self._head = head
-        confirmed = self._confirmable.get(head.revision)
-        if confirmed is not None and (digest_of(confirmed[0]), confirmed[1]) == (head.digest, head.count):
+        if self._passed(head):
             if self._deadline is not None:
                 self._extend(now)
             for revision in [revision for revision in self._confirmable if revision < head.revision]:
@@ -250,6 +257,17 @@ class TableReplica:
             return True
         return (head.digest, head.count) != (digest_of(self._packed.total), len(self._packed))
 
+    def _continues_head(self) -> bool:
+        head = self._head
+        if head is None or self.revision is None or self._log or self._stray or self._cleared:
+            return False
+        return self._passed(head)
+
+    def _passed(self, head: Head) -> bool:
+        """Whether changes have led through the head's table."""
+        passed = self._confirmable.get(head.revision)
+        return passed is not None and (digest_of(passed[0]), passed[1]) == (head.digest, head.count)
+
     def _adopt_snapshot(self) -> bool:
         head = self._head
         if head is None or any(number not in self._shards for number in range(head.shards)):
@@ -270,7 +288,7 @@ class TableReplica:
         if len(whole) != head.count:
             return False
         self._packed, self.revision, self._before = whole, head.revision, None
-        self._confirmable.clear()
+        self._confirmable = {head.revision: (whole.total, len(whole))}
         return True
 
     def _apply_log(self) -> None:

@@ -96,7 +96,7 @@ class Session:
 
     def trusted(self, vpc: int) -> bool:
         """Whether the VPC's table in MQTT is whole: connected, all that is retained adds up, and a router leads."""
-        return self.problem is None and not self.leaderless and self._subscriptions.settled(vpc)
+        return self.problem is None and not self.leaderless and self._subscriptions.consistent(vpc)
 
     @property
     def leaderless(self) -> bool:

@@ -59,10 +59,10 @@ class Subscriptions:
         """The revision of each replica; 0 before it has a table."""
         return {vpc: replica.revision or 0 for vpc, replica in self._replicas.items()}
 
-    def settled(self, vpc: int) -> bool:
+    def consistent(self, vpc: int) -> bool:
         """Whether the VPC's replica has a whole table, and nothing contradicts it."""
         replica = self._replicas.get(vpc)
-        return replica is not None and replica.settled
+        return replica is not None and replica.consistent
 
     def restart(self) -> None:
         """A new session: the broker sends the heads again, and the shards of tables that are being read."""
