@@ -6,7 +6,7 @@ a user of its own; nodes have no kernel (``nodes.py``), and up to 250 share a pr
 everything else is Galactic's. One VPC has a pod of each node, the others 100 pods of ten nodes. A table has all
 sizes so far:
 
-writes: requests of our programs that change objects, by the API server's audit log, Leases aside.
+writes: requests of our programs that change objects, by the API server's audit log, Leases aside; lists likewise.
 turns: processor time of the loop's longest turn; of nodes the longest step, because they share a loop.
 memory: RSS an attachment, beside the same processes without attachments; after all were added, and after a restart.
 bound to reachable: from the binding until the last node of the VPC has the route.

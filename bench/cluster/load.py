@@ -153,14 +153,18 @@ async def each(items: Iterable[Any], work: Callable[[Any], Awaitable[object]]) -
 
 
 class Audit:
-    """The writes in the API server's audit log: (user, kind and subresource, verb) → number."""
+    """The requests in the API server's audit log: (user, kind and subresource, verb) → number.
+
+    ``lists``: those so far.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._read = 0
+        self.lists = Counter[tuple[str, str, str]]()
 
     def drain(self) -> Counter[tuple[str, str, str]]:
-        """Those since the last call."""
+        """The writes since the last call."""
         writes = Counter[tuple[str, str, str]]()
         with self._path.open("rb") as log:
             log.seek(self._read)
@@ -171,5 +175,6 @@ class Audit:
                 event = json.loads(line)
                 object_ = event.get("objectRef") or {}
                 kind = "/".join(filter(None, (object_.get("resource"), object_.get("subresource"))))
-                writes[event["user"]["username"], kind, event["verb"]] += 1
+                requests = self.lists if event["verb"] == "list" else writes
+                requests[event["user"]["username"], kind, event["verb"]] += 1
         return writes

@@ -30,8 +30,8 @@ REPORT_SECONDS: Final = 30.0
 
 @dataclass
 class Result:
-    """``whole``: writes while a pod comes and goes. ``turns`` by phase, ``memory`` in bytes an attachment; ``spent`` a
-    pod and ``change`` in processor seconds.
+    """``whole`` and ``lists``: writes and lists while a pod comes and goes. ``turns`` by phase, ``memory`` in bytes an
+    attachment; ``spent`` a pod and ``change`` in processor seconds.
     """
 
     nodes: int
@@ -42,6 +42,7 @@ class Result:
     writes: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     by_others: int = 0
     whole: float = 0.0
+    lists: float = 0.0
     turns: dict[str, dict[str, Turns]] = field(default_factory=dict)
     memory: dict[str, dict[str, float]] = field(default_factory=dict)
     base: dict[str, int] = field(default_factory=dict)
@@ -163,6 +164,7 @@ class Measurement:
         before = await self.cluster.counts()
         idle = await self._spent(lambda: asyncio.sleep(IDLE_SECONDS))
         await self._writes()
+        self.audit.lists.clear()
 
         async def changes() -> None:
             for number in range(self._changes):
@@ -184,8 +186,10 @@ class Measurement:
         self.result.turns["one change"] = await self.cluster.turns()
         writes = await self._writes()
         total, kinds = sum(writes.values()) / self._changes, by_kind(writes, self._changes)
-        self.result.whole = total
+        lists = Counter({key: count for key, count in self.audit.lists.items() if _ours(key[0])})
+        self.result.whole, self.result.lists = total, sum(lists.values()) / self._changes
         note(f"{total:.2f} writes while a pod comes and goes: {kinds}")
+        note(f"{self.result.lists:.2f} lists: {by_kind(lists, self._changes)}")
 
     async def _spent(self, work: Callable[[], Awaitable[None]]) -> dict[str, tuple[float, float]]:
         """Seconds of processor time and of the clock, by process."""

@@ -22,7 +22,8 @@ def table(results: Sequence[Result]) -> Iterator[str]:
 
     yield row("API writes a pod", lambda result: f"{sum(result.writes.values()) / result.paced:.2f}")
     yield row("API writes while a pod comes and goes", lambda result: f"{result.whole:.2f}")
-    yield row("of nodes that it does not concern", lambda result: str(result.by_others))
+    yield row("API lists while a pod comes and goes", lambda result: f"{result.lists:.2f}")
+    yield row("writes of nodes that it does not concern", lambda result: str(result.by_others))
     yield row("pods ready a second", lambda result: f"{result.ready_per_second:.0f}")
     yield row("processor time of a pod, ours", lambda result: _sum(result.spent, COMPONENTS))
     yield row("… API server and etcd", lambda result: _sum(result.spent, ("kube-apiserver", "etcd")))

@@ -27,16 +27,16 @@ CRDS: Final = Resource(
 )
 START_SECONDS: Final = 90.0
 ADMINISTRATOR: Final = "admin"
-WRITES: Final = {
+AUDITED: Final = {
     "apiVersion": "audit.k8s.io/v1",
     "kind": "Policy",
     "omitStages": ["RequestReceived"],
     "rules": [
-        {"level": "Metadata", "verbs": ["create", "update", "patch", "delete", "deletecollection"]},
+        {"level": "Metadata", "verbs": ["create", "update", "patch", "delete", "deletecollection", "list"]},
         {"level": "None"},
     ],
 }
-"""The audit policy: writes with their users, and no reads."""
+"""The audit policy: writes and lists with their users, and no other reads."""
 
 
 def free_port() -> int:
@@ -68,7 +68,7 @@ def api_server(users: Iterable[str] = ()) -> Iterator[Path]:
     """A folder with a ``kubeconfig`` for an administrator, while the servers run.
 
     With ``users`` it has a ``kubeconfig-USER`` for each as well, all of them administrators, and ``audit.log`` their
-    writes. ``etcd.pid`` and ``kube-apiserver.pid`` have the processes' ids.
+    writes and lists. ``etcd.pid`` and ``kube-apiserver.pid`` have the processes' ids.
     """
     found = assets.find()
     with tempfile.TemporaryDirectory(prefix="galactic-bench-") as name, ExitStack() as stack:
@@ -100,7 +100,7 @@ def api_server(users: Iterable[str] = ()) -> Iterator[Path]:
         server += [f"--service-account-key-file={folder / 'server.crt'}"]
         server += [f"--service-account-signing-key-file={folder / 'server.key'}"]
         if users:
-            (folder / "audit.json").write_text(json.dumps(WRITES))
+            (folder / "audit.json").write_text(json.dumps(AUDITED))
             server += [
                 f"--audit-policy-file={folder / 'audit.json'}",
                 f"--audit-log-path={folder / 'audit.log'}",
