@@ -4,10 +4,11 @@ from galactic.linux.nftables import Present, Table
 
 
 class Nft:
-    """The scripts, a generation that rises with each, and what another program changed."""
+    """The scripts, a generation that rises with each, what another program changed, and the number of listings."""
 
     def __init__(self) -> None:
         self.scripts, self.number, self.changed = [], 0, ""
+        self.followed, self.listings = False, 0
 
     async def apply(self, script):
         self.scripts.append(script)
@@ -17,6 +18,7 @@ class Nft:
         return Present(bool(self.scripts))
 
     async def fingerprint(self, written: Table):
+        self.listings += 1
         return f"{len(written.chains)}{self.changed}"
 
     def generation(self):

@@ -144,6 +144,10 @@ def _elements(present: Present, before: Table, after: Table) -> Iterator[str]:
 class Nftables:
     """The kernel's tables, in the network namespace of this process."""
 
+    def __init__(self) -> None:
+        self.followed = False
+        """Whether those who keep tables are told of each transaction that names theirs."""
+
     async def apply(self, script: str) -> None:
         """One transaction. Raises Unreachable where the kernel or ``nft`` refuses; nothing has changed then."""
         if script:

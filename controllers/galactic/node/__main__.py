@@ -18,7 +18,7 @@ from galactic.linux.events import Changed, Events
 from galactic.linux.kernel import LinuxKernel
 from galactic.linux.liveness import EchoSocket
 from galactic.linux.namespace import Namespace
-from galactic.linux.nft_events import NftEvents, Transaction
+from galactic.linux.nft_events import EVERYTHING, NftEvents, Transaction
 from galactic.linux.nftables import Nftables, lacking
 from galactic.linux.too_big import TooBigSocket
 from galactic.messages import Topics
@@ -87,10 +87,17 @@ async def run(  # noqa: PLR0915 - the wiring
                 async for changed in changes:
                     yield changed
 
+        nft = Nftables()
+
         async def transactions() -> AsyncIterator[Transaction]:
             with NftEvents() as changes:
-                async for changed in changes:
-                    yield changed
+                try:
+                    nft.followed = True
+                    yield EVERYTHING  # what was missed before
+                    async for changed in changes:
+                        yield changed
+                finally:
+                    nft.followed = False
 
         linux = LinuxHost(block, settings.underlay_interface, drop_external_sids=settings.drop_external_sids)
         setup = HostSetup(linux, store, block, metrics.filter_drift.inc)
@@ -106,14 +113,14 @@ async def run(  # noqa: PLR0915 - the wiring
         neighbours, host_settings = Neighbours(kernel, store, setup.uplinks), HostSettings(setup.host)
         multus = MultusConfiguration(settings.cni_conf_dir)
         policies = Enforcement(
-            Nftables(), store.attachments, lacking, store.watch(), metrics.filter_drift.inc
+            nft, store.attachments, lacking, store.watch(), metrics.filter_drift.inc
         )
         reader.policy_drops = policies.drops
-        gateways = GatewayFilter(Nftables(), store, lacking, sync.leads_out)
+        gateways = GatewayFilter(nft, store, lacking, sync.leads_out)
         gateways.share()
         reader.refused_connections = gateways.refused
         await gateways.attempt()  # before the kernel is read: ways out of an earlier life stay
-        fragments = Fragments(Nftables(), store, lacking, metrics.filter_drift.inc)
+        fragments = Fragments(nft, store, lacking, metrics.filter_drift.inc)
         gateway_health = GatewayHealth(store, EchoSocket, metrics.gateway_failovers.inc)
         host = HostTasks(
             setup, sync, neighbours, path_mtu, multus, host_settings, policies, gateways, gateway_health

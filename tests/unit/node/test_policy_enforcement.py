@@ -29,7 +29,7 @@ class Kernel:
 
     def __init__(self, present=None):
         self.scripts, self.given, self.number = [], present or Present(), 1
-        self.failure, self.changed = None, ""
+        self.failure, self.changed, self.followed = None, "", False
 
     async def apply(self, script):
         if self.failure:

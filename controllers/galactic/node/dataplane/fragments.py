@@ -94,6 +94,7 @@ class Fragments:
 
     def on_external_change(self) -> None:
         """A transaction of any program may have changed the table: it is verified at once."""
+        self._kept.named()
         self._external = True
         self._changed.set()
 

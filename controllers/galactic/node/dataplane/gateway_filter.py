@@ -82,6 +82,7 @@ class GatewayFilter:
 
     def on_external_change(self) -> None:
         """A transaction of any program may have changed the table: a round follows at once."""
+        self._kept.named()
         self._changed.set()
 
     async def round(self, now: float) -> None:

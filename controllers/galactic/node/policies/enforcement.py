@@ -111,6 +111,7 @@ class Enforcement:
 
     def on_external_change(self) -> None:
         """A transaction of any program may have changed the table: it is verified at once."""
+        self._kept.named()
         self._external = True
         self.wake.set()
 
