@@ -59,8 +59,8 @@ from galactic.settings import MqttSettings
 
 CLUSTER: Final = "default"
 KUBELET: Final = "kubelet"
-AGAIN_SECONDS: Final = 1.0
-"""Until a kubelet tries a sandbox again."""
+AGAIN_SECONDS: Final = 10.0
+"""Until a kubelet tries a sandbox again, as a real one does at the least."""
 STARTS: Final = 20
 """Nodes that connect at a time: all of their handshakes are this process' alone."""
 CONDITIONS: Final = (

@@ -91,6 +91,8 @@ class MqttSettings(Settings):
         if urlsplit(self.mqtt_url).scheme not in ("mqtts", "wss"):
             return None
         context = ssl.create_default_context(cadata=self._authorities())
+        # Private CAs often lack the extensions that RFC 5280 asks for, and Python requires from 3.13 on.
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         if self.mqtt_cert_file is None:
             return context
         _read("mqtt_cert_file", self.mqtt_cert_file)

@@ -46,7 +46,7 @@ class Certificate:
         self._trusted = b""
         self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self.context.minimum_version = ssl.TLSVersion.TLSv1_2
-        # Private CAs often lack the extensions that RFC 5280 asks for.
+        # Private CAs often lack the extensions that RFC 5280 asks for, and Python requires from 3.13 on.
         self.context.verify_flags &= ~ssl.VERIFY_X509_STRICT
 
     def require(self, authorities: bytes) -> None:

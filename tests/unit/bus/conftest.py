@@ -11,10 +11,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from strictness import make_contexts_strict
 from waits import until
 
 from galactic.bus import client, inflight, paho
-from galactic.kube.certificates import usage
 from galactic_lab.controlplane.mosquitto import Mosquitto
 
 NOW = dt.datetime.now(dt.UTC)
@@ -47,7 +47,6 @@ class Authority:
         certificate = (
             self._builder(self._subject, self._key, NOW - 2 * DAY, NOW + DAY)
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-            .add_extension(usage(signs_certificates=True), critical=True)
         )
         self.cert = folder / f"{name}.pem"
         self.cert.write_bytes(
@@ -71,8 +70,7 @@ class Authority:
         return pair
 
     def _builder(self, subject, key, start, end) -> x509.CertificateBuilder:
-        """With the identifiers of keys (RFC 5280 §4.2.1) that Python requires from 3.13 on."""
-        issuer = self._key.public_key()
+        """Without key usage and the identifiers of keys (RFC 5280 §4.2.1), as many private CAs make them."""
         return (
             x509.CertificateBuilder()
             .subject_name(subject)
@@ -81,8 +79,6 @@ class Authority:
             .serial_number(x509.random_serial_number())
             .not_valid_before(start)
             .not_valid_after(end)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer), critical=False)
         )
 
 
@@ -117,6 +113,11 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paho, "KEEPALIVE_SECONDS", 60)
     monkeypatch.setattr(paho, "SAME_SECONDS", 3600.0)
     monkeypatch.setattr(client, "CONNECT_SECONDS", 60.0)
+
+
+@pytest.fixture(autouse=True)
+def strict(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_contexts_strict(monkeypatch)
 
 
 @pytest.fixture(name="until")

@@ -249,6 +249,7 @@ def hurried(monkeypatch):
     """An ADD waits for a moment, and asks at once."""
     monkeypatch.setattr(carried, "WAIT_SECONDS", 0.3)
     monkeypatch.setattr(carried, "ASK_SECONDS", 0.05)
+    monkeypatch.setattr(carried, "CONFIRM_SECONDS", 0.05)
 
 
 async def test_a_pod_that_carries_it_is_given_what_the_status_has(node, config):
@@ -262,15 +263,22 @@ async def test_a_pod_that_carries_it_is_given_what_the_status_has(node, config):
     assert kube.gets == 0, "the watch had it"
 
 
-async def test_adds_that_wait_for_the_watch_ask_the_api_server_less_and_less(node, hurried):
+async def test_an_add_that_waits_for_the_watch_asks_the_api_server_once(node, hurried):
+    """A thousand ADDs at once are no thousand requests a second."""
     kube = Server()
     async with watching(node, kube) as watched:
-        await until(lambda: watched._informer.synced.is_set() and watched._informer.connected)
+        await until(lambda: watched._follows)
         with pytest.raises(NotYet):
             await watched.entitled(POD, NAME)
-    assert kube.gets == 2, (
-        "after 1 and 3 of 6 pauses: a thousand ADDs at once are no thousand requests a second"
-    )
+    assert kube.gets == 1
+
+
+async def test_an_add_without_a_watch_asks_less_and_less(node, hurried):
+    kube = Server()
+    watched = CarriedAttachments(kube, "node-1", node.store, lambda _: None)
+    with pytest.raises(NotYet):
+        await watched.entitled(POD, NAME)
+    assert kube.gets == 3, "at once, and after 1 and 3 of 6 pauses"
 
 
 async def test_it_is_served_while_the_api_server_is_away(node, config):

@@ -7,6 +7,7 @@ longer carries its attachment is detached after GRACE_SECONDS, which the conditi
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -33,7 +34,9 @@ log = structlog.get_logger(__name__)
 WAIT_SECONDS: Final = 12.0
 """For an ADD that comes before its pod is in the status; the plugin gives up after 20 s."""
 ASK_SECONDS: Final = 1.0
-"""Until an ADD asks the API server beside the watch; each further pause is twice as long."""
+"""Between an ADD's requests to the API server while there is no watch; each further pause is twice as long."""
+CONFIRM_SECONDS: Final = 4.0
+"""Until an ADD asks the API server, once, beside a watch that brings everything."""
 LAG_SECONDS: Final = 2.0
 """After an ADD, until the watch has certainly brought the status that it came with."""
 GRACE_SECONDS: Final = 60.0
@@ -108,6 +111,11 @@ class CarriedAttachments:
         """Whether the API server's list was complete once."""
         return self._informer.synced.is_set()
 
+    @property
+    def _follows(self) -> bool:
+        """Whether the watch brings every change."""
+        return self._informer.synced.is_set() and self._informer.connected
+
     def policies(self, name: str) -> tuple[str, ...] | None:
         """The PolicySlices in force for an attachment (namespace/name); None where it is not known."""
         namespace, _, own = name.partition("/")
@@ -148,10 +156,9 @@ class CarriedAttachments:
             self._refused(refusals.OTHER_NAMESPACE)
             raise Rejected(refusals.other_namespace(name, str(pod)), field="attachment")
         key, loop = (namespace, own), asyncio.get_running_loop()
-        # The watch brings it. Many ADDs that ask at once would be what the API server has no time for.
-        follows = self._informer.synced.is_set() and self._informer.connected
+        # The watch brings it. When thousands of pods start, ADDs that ask are what the operator waits behind.
         deadline, pause = loop.time() + WAIT_SECONDS, ASK_SECONDS
-        ask = loop.time() + (pause if follows else 0)
+        ask = loop.time() + (CONFIRM_SECONDS if self._follows else 0)
         answer: Entitlement | None = None  # the API server's last
         while True:
             changed = self._changed
@@ -160,7 +167,7 @@ class CarriedAttachments:
                 fresh = await self._ask(key)
                 known, answer = fresh or known, fresh or answer
                 pause *= 2
-                ask = loop.time() + pause
+                ask = math.inf if self._follows else loop.time() + pause
             if known and known.config and self._serves(known, pod):
                 return known.config
             if loop.time() >= deadline:
@@ -273,7 +280,7 @@ class CarriedAttachments:
 
     async def expire(self) -> None:
         """Detaches the pods whose entitlement has been missing for GRACE_SECONDS, as the API server confirms."""
-        if not (self._informer.synced.is_set() and self._informer.connected):
+        if not self._follows:
             return
         now, before = self._clock(), self._since
         self._since = {
