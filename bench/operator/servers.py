@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.request
@@ -71,6 +72,7 @@ def api_server(users: Iterable[str] = ()) -> Iterator[Path]:
     writes and lists. ``etcd.pid`` and ``kube-apiserver.pid`` have the processes' ids.
     """
     found = assets.find()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that everything ends with it
     with tempfile.TemporaryDirectory(prefix="galactic-bench-") as name, ExitStack() as stack:
         folder = Path(name)
         users = [*users]
