@@ -77,8 +77,8 @@ generate: venv ## CRDs from the models, dist/install.yaml from the chart, refere
 	@PYTHONPATH=tools $(BIN)/python -m release.licences
 	@PYTHONPATH=tools $(BIN)/python -m prose --write
 
-image: venv ## the image, by docker, podman or buildah: IMAGE=name:tag BASE=image ENGINE=… TARGET=dev PIP=machine
-	@PYTHONPATH=tools $(BIN)/python -m release.image --tag '$(IMAGE)' --base '$(BASE)' --engine '$(ENGINE)' --target '$(or $(TARGET),image)' --pip '$(PIP)'
+image: venv ## the image, by docker, podman or buildah: IMAGE=name:tag BASE=image NEWER=image ENGINE=… TARGET=dev PIP=machine
+	@PYTHONPATH=tools $(BIN)/python -m release.image --tag '$(IMAGE)' --base '$(BASE)' --newer '$(NEWER)' --engine '$(ENGINE)' --target '$(or $(TARGET),image)' --pip '$(PIP)'
 
 sbom: venv ## the image's libraries from PyPI, as CycloneDX, into dist/
 	@PYTHONPATH=tools $(BIN)/python -m release.sbom

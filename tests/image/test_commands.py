@@ -206,6 +206,33 @@ def test_the_image_installs_the_packet_filter(image, tmp_path):
     assert worked
 
 
+NEWER_TABLE = "table ip kube-proxy { set s { type ipv4_addr; }\n map m { type ipv4_addr : verdict; }\n}"
+
+
+def test_the_image_writes_its_tables_beside_those_of_a_newer_nft(image):
+    """As the kube-proxy of a current Kubernetes writes them; Debian 12's nft crashes there."""
+    program = (
+        "import asyncio; from galactic.linux.nftables import Nftables, lacking\n"
+        "async def main():\n"
+        "    print('lacking:', await lacking())\n"
+        "    await Nftables().apply('add table inet galactic-test\\nadd chain inet galactic-test first\\n')\n"
+        "    print(await Nftables().present('inet galactic-test'))\n"
+        "asyncio.run(main())\n"
+    )
+    words = (
+        "printf '%s\n' \"$1\" | nft-newer -f - || exit 3",
+        "nft list tables; echo nft: $?",
+        'exec python3 -c "$2"',
+    )
+    container = image.container(user=0, capabilities=NODE, net=False)
+    done = container.run("sh", "-c", "\n".join(words), "sh", NEWER_TABLE, program)
+    if done.returncode == 3 and "not supported" in done.stderr.lower():
+        pytest.skip("this kernel has no nf_tables")
+    assert "nft: 139" in done.stdout, "the first one reads it now: is there need of a second?"
+    assert "lacking: \n" in done.stdout, done.stdout + done.stderr
+    assert "frozenset({'first'})" in done.stdout
+
+
 def test_node_prepare_probes_the_kernel_and_prints_a_table(image):
     done = image.container(user=0, capabilities=NODE, net=False).run(
         "galactic-node-prepare", "--srv6-block", SPACE

@@ -1,7 +1,7 @@
 """`make image`: builds controllers/Dockerfile with the first engine that works on this machine.
 
-``python -m release.image [--tag NAME] [--base IMAGE] [--engine docker|podman|buildah] [--target image|dev]
-[--option=WORD …]``
+``python -m release.image [--tag NAME] [--base IMAGE] [--newer IMAGE] [--engine docker|podman|buildah]
+[--target image|dev] [--option=WORD …]``
 
 The image's labels (version, commit, time) come from pyproject.toml and Git. The time is SOURCE_DATE_EPOCH, else that of
 the last commit: two builds of one commit have the same times.
@@ -115,10 +115,17 @@ def engine(asked: str = "", try_out: Callable[[str], str | None] = usable) -> st
 
 
 def command(
-    name: str, tag: str, subject: Facts, *, base: str = "", target: str = "image", more: Sequence[str] = ()
+    name: str,
+    tag: str,
+    subject: Facts,
+    *,
+    base: str = "",
+    newer: str = "",
+    target: str = "image",
+    more: Sequence[str] = (),
 ) -> list[str]:
     """The engine's argv, to run in the project's folder."""
-    arguments = {"BASE": base} if base else {}
+    arguments = {key: image for key, image in (("BASE", base), ("NEWER", newer)) if image}
     times = [f"--timestamp={subject.epoch}"]
     if name == "docker":  # BuildKit takes it as an argument
         arguments["SOURCE_DATE_EPOCH"] = str(subject.epoch)
@@ -136,6 +143,7 @@ def main() -> int:
     parser = argparse.ArgumentParser("python -m release.image", description="Builds Galactic's image.")
     parser.add_argument("--tag", default="", help="its name; galactic:VERSION unless given")
     parser.add_argument("--base", default="", help="the image to start from; the Dockerfile's unless given")
+    parser.add_argument("--newer", default="", help="the image that the newer nft is from; likewise")
     parser.add_argument("--engine", default="", choices=["", *ENGINES], help="what to build with")
     parser.add_argument("--target", default="image", choices=TARGETS, help="dev: for the Tiltfile")
     parser.add_argument(
@@ -152,7 +160,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="galactic-image-") as folder:
         settings = pip_settings.read() if given.pip else {}
         lent = lending.options(Path(folder), settings, os.environ) if given.pip else []
-        words = command(name, tag, subject, base=given.base, target=given.target, more=[*given.option, *lent])
+        more = [*given.option, *lent]
+        words = command(
+            name, tag, subject, base=given.base, newer=given.newer, target=given.target, more=more
+        )
         sys.stderr.write(f"{' '.join(words)}\n")
         done = subprocess.run(words, cwd=ROOT, check=False)
     if done.returncode == 0:

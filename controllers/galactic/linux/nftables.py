@@ -7,21 +7,31 @@ rules, as packets pass; no transaction touches their elements.
 pyroute2 encodes no verdict maps, no concatenations with intervals and no expressions that rules update sets by. The
 program ``nft`` does all of that, and is in every distribution; its output has no promise, its input has. So a rule is
 never compared with the kernel's: a written table is remembered as a fingerprint of the kernel's own listing.
+
+Every ``nft`` reads all tables before it writes one, and 1.0.6 crashes at sets and verdict maps that 1.1 has written, as
+kube-proxy's may be. So an old one writes, which spares other programs' old ones, and a newer one takes over where it
+crashes: whatever is as old has crashed there before.
 """
 
 import asyncio
 import hashlib
 import json
 import shutil
+import signal
 import socket
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import structlog
+
 from galactic.errors import Unreachable
 
+log = structlog.get_logger(__name__)
 PROGRAM: Final = "nft"
+NEWER: Final = "nft-newer"
+"""The second version that Galactic's image has, for tables that the first cannot read."""
 TIMEOUT_SECONDS: Final = 60.0
 _NETLINK_NETFILTER: Final = 12
 _NFNL_SUBSYS_NFTABLES: Final = 10
@@ -216,7 +226,7 @@ class Nftables:
 
 async def lacking() -> str:
     """The lack of this host for tables of our own, in words; "" for none. Changes nothing."""
-    if shutil.which(PROGRAM) is None:
+    if shutil.which(_chosen.name) is None:
         return f"there is no program {PROGRAM}; install the package nftables"
     try:
         await _run(_TRIAL, "-c")
@@ -247,11 +257,40 @@ def _plain(value: Any) -> Any:
     return value
 
 
+@dataclass
+class _Chosen:
+    """The program in use, for the life of this process."""
+
+    name: str = PROGRAM
+
+
+_chosen = _Chosen()
+
+
 async def _run(script: str, *arguments: str) -> str:
     """The output. An empty script: the command is among the arguments, because with -j a script would be JSON."""
+    code, output, complaint = await _execute(_chosen.name, script, *arguments)
+    if -code in (signal.SIGSEGV, signal.SIGABRT) and _chosen.name != NEWER and shutil.which(NEWER):
+        log.warning("nft crashed, as it does at tables of a newer one; using another version", program=NEWER)
+        _chosen.name = NEWER
+        code, output, complaint = await _execute(_chosen.name, script, *arguments)
+    if code < 0:
+        raise Unreachable(
+            _chosen.name,
+            f"it ended by {signal.Signals(-code).name}: mostly, another program has written tables with a newer "
+            "version of nft, which this one cannot read; update nftables",
+        )
+    if code > 0:
+        lines = complaint.strip().splitlines() or [f"exit code {code}"]
+        raise Unreachable(_chosen.name, lines[0])
+    return output
+
+
+async def _execute(program: str, script: str, *arguments: str) -> tuple[int, str, str]:
+    """Exit code (negative: the signal), output and complaint. Raises Unreachable where it cannot run."""
     try:
         process = await asyncio.create_subprocess_exec(
-            PROGRAM,
+            program,
             *arguments,
             *(("-f", "-") if script else ()),
             stdin=asyncio.subprocess.PIPE,
@@ -259,17 +298,14 @@ async def _run(script: str, *arguments: str) -> str:
             stderr=asyncio.subprocess.PIPE,
         )
     except OSError as error:
-        raise Unreachable(PROGRAM, error.strerror or str(error)) from error
+        raise Unreachable(program, error.strerror or str(error)) from error
     try:
         async with asyncio.timeout(TIMEOUT_SECONDS):
             output, complaint = await process.communicate(script.encode())
     except TimeoutError as error:
-        raise Unreachable(PROGRAM, f"no answer within {TIMEOUT_SECONDS:g} s") from error
+        raise Unreachable(program, f"no answer within {TIMEOUT_SECONDS:g} s") from error
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    if process.returncode != 0:
-        lines = complaint.decode(errors="replace").strip().splitlines() or [f"exit code {process.returncode}"]
-        raise Unreachable(PROGRAM, lines[0])
-    return output.decode()
+    return process.returncode, output.decode(), complaint.decode(errors="replace")

@@ -112,9 +112,7 @@ async def run(  # noqa: PLR0915 - the wiring
         )
         neighbours, host_settings = Neighbours(kernel, store, setup.uplinks), HostSettings(setup.host)
         multus = MultusConfiguration(settings.cni_conf_dir)
-        policies = Enforcement(
-            nft, store.attachments, lacking, store.watch(), metrics.filter_drift.inc
-        )
+        policies = Enforcement(nft, store.attachments, lacking, store.watch(), metrics.filter_drift.inc)
         reader.policy_drops = policies.drops
         gateways = GatewayFilter(nft, store, lacking, sync.leads_out)
         gateways.share()

@@ -15,7 +15,7 @@ import yaml
 from galactic_lab.builds import cache
 from galactic_lab.builds.build import Build, Job
 from galactic_lab.images import base as images
-from galactic_lab.images.store import BROKER_FILE, PACKAGES, SUITE, Store
+from galactic_lab.images.store import BROKER_FILE, NEWER, PACKAGES, SUITE, Store
 from galactic_lab.state import State, checkout, labs
 
 NAME: Final = "chart-images"
@@ -81,7 +81,7 @@ def build(containerd: Build, base: Build) -> Build:
     return Build(
         name=NAME,
         files=("root",),
-        inputs=f"1 {base.inputs} {content(checkout())} {tags} {SUITE} {BROKER_FILE} {PACKAGES}",
+        inputs=f"1 {base.inputs} {content(checkout())} {tags} {SUITE} {NEWER} {BROKER_FILE} {PACKAGES}",
         seconds=150,
         make=partial(_make, containerd=containerd, base=base, tags=tags),
     )

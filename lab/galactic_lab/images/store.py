@@ -23,6 +23,8 @@ from galactic_lab.images import mirrors
 from galactic_lab.state import checkout
 
 SUITE: Final = "bookworm"
+NEWER: Final = "trixie"
+"""That Galactic's image has a newer nft of."""
 MAKING: Final = "making-"
 """The prefix of folders of a running build."""
 ENOUGH: Final = 12 << 30
@@ -87,16 +89,18 @@ class Store:
         if int(sizes.stdout.split()[0]) > ENOUGH:
             self.buildah("rmi", "--all", "--force")
 
-    def base(self) -> str:
-        """Builds an image of minimal Debian by debootstrap; its name."""
-        source = mirrors.mirror(SUITE)
-        name = f"localhost/base:{hashlib.sha256(f'2 {SUITE} {source}'.encode()).hexdigest()[:12]}"
+    def base(self, suite: str = SUITE, *packages: str) -> str:
+        """Builds an image of minimal Debian, with those packages, by debootstrap; its name."""
+        source = mirrors.mirror(suite)
+        parts = " ".join(("2", suite, source, *packages))
+        name = f"localhost/base:{hashlib.sha256(parts.encode()).hexdigest()[:12]}"
         if self.buildah("images", "--quiet", "--filter", f"reference={name}"):
             return name
         with self._folder() as folder:
             root = folder / "root"
             # In a mount namespace of its own: debootstrap's mounts end with it.
-            words = ["unshare", "--mount", "debootstrap", "--variant=minbase", SUITE, str(root), source]
+            words = ["unshare", "--mount", "debootstrap", "--variant=minbase"]
+            words += [*([f"--include={','.join(packages)}"] if packages else []), suite, str(root), source]
 
             def make() -> Done:
                 shutil.rmtree(root, ignore_errors=True)
@@ -116,7 +120,7 @@ class Store:
         """Builds a target of Galactic's Dockerfile, as `make image` does; its name. Raises BuildFailed."""
         name = f"localhost/galactic-{target}:built"
         words = [sys.executable, "-m", "release.image", "--engine=buildah", f"--tag={name}"]
-        words += [f"--base={self.base()}", f"--target={target}"]
+        words += [f"--base={self.base()}", f"--newer={self.base(NEWER, 'nftables')}", f"--target={target}"]
         with self._folder() as folder:
             lent = ["--layers", *mirrors.options(folder, SUITE)]
             self._fetch([*words, *(f"--option={option}" for option in lent)])

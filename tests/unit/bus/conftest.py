@@ -44,9 +44,8 @@ class Authority:
         self.folder, self.name = folder, name
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        certificate = (
-            self._builder(self._subject, self._key, NOW - 2 * DAY, NOW + DAY)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        certificate = self._builder(self._subject, self._key, NOW - 2 * DAY, NOW + DAY).add_extension(
+            x509.BasicConstraints(ca=True, path_length=None), critical=True
         )
         self.cert = folder / f"{name}.pem"
         self.cert.write_bytes(

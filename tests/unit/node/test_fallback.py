@@ -152,7 +152,9 @@ async def test_while_a_vpc_changes_all_the_time_nothing_is_asked(cluster):
         old = route(2, 2, 2, 50)
         for revision in range(101, 107):
             new = route(3, 3, 3, revision)
-            cluster.broker.publish(TOPICS.changes(VPC), encode(Changes(revision, revision - 1, (new,))), False)
+            cluster.broker.publish(
+                TOPICS.changes(VPC), encode(Changes(revision, revision - 1, (new,))), False
+            )
             await until(
                 lambda now=revision: cluster.node.store.tables.view(1234, Source.MQTT).revision == now
             )

@@ -51,12 +51,14 @@ def test_an_engine_that_was_asked_for_is_not_replaced():
 
 @pytest.mark.parametrize("name", ["podman", "buildah"])
 def test_the_labels_and_times_are_those_of_the_commit(name):
-    words = command(name, "galactic:1.2.3", FACTS, base="debian:x", target="dev", more=["--layers"])
+    words = command(
+        name, "galactic:1.2.3", FACTS, base="debian:x", newer="debian:y", target="dev", more=["--layers"]
+    )
     assert words[:2] == [name, "build"]
     assert words[-1] == "."
     assert {"--timestamp=1700000000", "--layers"} <= set(words)
     assert words[words.index("--target") + 1] == "dev"
-    assert arguments(words) == {"BASE": "debian:x"}
+    assert arguments(words) == {"BASE": "debian:x", "NEWER": "debian:y"}
     assert arguments(words, "--label") == {
         "org.opencontainers.image.version": "1.2.3",
         "org.opencontainers.image.revision": "abc",
@@ -74,7 +76,7 @@ def test_docker_gets_the_time_as_an_argument():
 
 def test_every_argument_is_one_of_the_dockerfile():
     text = (ROOT / image.DOCKERFILE).read_text()
-    for name in arguments(command("buildah", "galactic", FACTS, base="x")):
+    for name in arguments(command("buildah", "galactic", FACTS, base="x", newer="y")):
         assert f"ARG {name}" in text
 
 
