@@ -167,7 +167,7 @@ class Node:
             segment,
             UnaccountedAttachments(kube, self.store, lambda: segment.endpoints),
             CarriedAttachments(kube, self.name, self.store, lambda _: None),
-            Fallback(kube, self.store, self.session.trusted),
+            Fallback(kube, self.store, self.session.serves),
             GatewayWatch(kube, self.store, self._checkpoint),
         )
 

@@ -141,7 +141,7 @@ async def run(  # noqa: PLR0915 - the wiring
                 segment,
                 UnaccountedAttachments(kube, store, lambda: segment.endpoints),
                 carried,
-                Fallback(kube, store, session.trusted),
+                Fallback(kube, store, session.serves),
                 GatewayWatch(kube, store, checkpoint),
                 certificate(kube) if certificate else None,
                 policies.follow(PolicySlices(kube, carried, policies.wake.set)),

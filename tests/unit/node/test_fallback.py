@@ -89,8 +89,13 @@ class Cluster:
         return self.clock
 
     async def wait(self, falling):
-        """Advances the clock until a table that is out of date is no longer used."""
-        await until(lambda: not falling._trusted(1234) and falling._deadlines)
+        """Advances the clock until a table that is out of date, or does not arrive, is no longer used."""
+
+        def without() -> bool:
+            self.clock += 0.1
+            return not falling._serves(1234) and 1234 in falling._deadlines
+
+        await until(without)
         self.clock += sum(fallback.PATIENCE)
 
     @property
@@ -115,7 +120,7 @@ async def running(cluster):
     node, bus = cluster.node, cluster.broker.session(OWN.will)
     subscriptions = Subscriptions(bus, TOPICS, node.store, node.metrics, cluster.now)
     registration = Session(bus, OWN, node.store, subscriptions, node.metrics)
-    falling = Fallback(cluster.kube, node.store, registration.trusted, now=cluster.now)
+    falling = Fallback(cluster.kube, node.store, registration.serves, now=cluster.now)
     tasks = [asyncio.create_task(registration.run()), asyncio.create_task(falling.run())]
     try:
         yield falling
@@ -147,8 +152,8 @@ async def test_while_a_vpc_changes_all_the_time_nothing_is_asked(cluster):
     looks = []
     async with running(cluster) as falling:
         await until(lambda: cluster.routes == {"10.1.1.2": 2} and not falling._deadlines)
-        trusted = falling._trusted
-        falling._trusted = lambda vpc: looks.append(vpc) or trusted(vpc)
+        serves = falling._serves
+        falling._serves = lambda vpc: looks.append(vpc) or serves(vpc)
         old = route(2, 2, 2, 50)
         for revision in range(101, 107):
             new = route(3, 3, 3, revision)
@@ -240,7 +245,7 @@ async def test_back_without_a_glitch(cluster):
 
         cluster.node.store.set_table = watched
         cluster.broker.start()  # with the old table, at first
-        await until(lambda: falling._trusted(1234))
+        await until(lambda: falling._serves(1234))
         await asyncio.sleep(0.1)
         assert falling.followed == {1234}, "the broker's table does not say all yet"
         change = Changes(150, 100, (route(3, 3, 3, 60),))
@@ -285,6 +290,25 @@ async def test_a_vpc_without_a_table_is_read_though_the_broker_is_there(cluster)
     async with running(cluster) as falling:
         await cluster.wait(falling)
         await until(lambda: cluster.routes == {"10.1.1.3": 3})
+
+
+async def test_a_first_table_that_arrives_is_waited_for(cluster):
+    """When many pods start, a busy broker's shards come one by one."""
+    cluster.broker.retained.clear()
+    parts = [route(last, 2, last, 50) for last in range(2, 6)]
+    cluster.broker.publish(TOPICS.head(VPC), encode(Head(100, len(parts), digest(parts), len(parts))), True)
+    async with running(cluster) as falling:
+        await until(lambda: falling._serves(1234))
+        for number, part in enumerate(parts[:3]):
+            cluster.clock += 2.9
+            await asyncio.sleep(0.03)
+            assert (falling._deadlines, falling.followed) == ({}, set())
+            cluster.broker.publish(TOPICS.table(VPC, number), encode(Shard(100, 4, (part,))), True)
+            await asyncio.sleep(0.03)
+        await cluster.wait(falling)  # the last one does not come
+        await until(lambda: falling.followed == {1234})
+        cluster.broker.publish(TOPICS.table(VPC, 3), encode(Shard(100, 4, (parts[3],))), True)
+        await until(lambda: len(cluster.routes) == 4)
 
 
 async def test_a_vpc_that_is_hosted_no_longer_is_not_watched(cluster, config):

@@ -411,6 +411,24 @@ def test_a_table_that_takes_ten_minutes_is_read_once():
     assert broker.queue == []
 
 
+def test_a_first_table_is_waited_for_while_it_arrives_and_not_for_ever():
+    head, parts = large(30)
+    table = TableReplica(1, "default", 0.0)
+    table.receive_head(head, 0.0)
+    waited = []
+    for number, part in parts.items():
+        now = float(number)
+        waited.append(table.arriving(now))
+        table.receive_shard(number, part, now)
+    assert waited == [second < 15 for second in range(30)]
+    assert not table.arriving(30.0), "it has come"
+    stalled = TableReplica(1, "default", 0.0)
+    assert stalled.arriving(PATIENCE - 0.1)
+    assert not stalled.arriving(PATIENCE)
+    stalled.reread(PATIENCE)
+    assert not stalled.arriving(PATIENCE + 1)
+
+
 def test_a_pause_longer_than_the_patience_does_not_lose_what_has_arrived():
     """A shard in 10 s: a few are requested twice, until the patience has grown, and never all of them."""
     broker = Broker(*large(60), pace=10.0)

@@ -1,8 +1,10 @@
 """Tables of the VPCs hosted here while MQTT has none: composed from the VPCAttachments' status in the API server.
 
-A VPC falls back when MQTT has had no whole table of it for ``PATIENCE`` and a random time more (a broker that goes away
-leaves all nodes at once). One watch, with a selector of their label, serves many VPCs. It ends when MQTT's table is
-whole again and has everything that the API server has. While the broker is well, the API server gets no request.
+A VPC falls back when MQTT has not served its table for ``PATIENCE`` and a random time more (a broker that goes away
+leaves all nodes at once). A table that is being read for the first time counts as served: when many pods start, nodes
+that do not wait for it would all list the VPC. One watch, with a selector of their label, serves many VPCs. It ends when
+MQTT's table is whole again and has everything that the API server has. While the broker is well, the API server gets no
+request.
 
 While both are away the store gets no table, and the routes in the kernel stay.
 """
@@ -71,19 +73,19 @@ class _Watch:
 
 
 class Fallback:
-    """Sets the store's tables from the API server for VPCs whose table in MQTT is not ``trusted``."""
+    """Sets the store's tables from the API server for VPCs whose table MQTT does not serve (``serves``)."""
 
     def __init__(
         self,
         api: Api,
         store: Store,
-        trusted: Callable[[int], bool],
+        serves: Callable[[int], bool],
         patience: Patience = PATIENCE,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._api, self._store, self._trusted, self._now = api, store, trusted, now
+        self._api, self._store, self._serves, self._now = api, store, serves, now
         self._patience = patience
-        self._deadlines: dict[int, float] = {}  # of VPCs without a trusted table: when they fall back
+        self._deadlines: dict[int, float] = {}  # of VPCs without a table: when they fall back
         self._watches: list[_Watch] = []
         self._wake = asyncio.Event()
 
@@ -113,11 +115,11 @@ class Fallback:
             await asyncio.gather(*(watch.task for watch in self._watches), return_exceptions=True)
 
     def _begin(self) -> None:
-        """Watches the VPCs that have been without a trusted table for long enough."""
+        """Watches the VPCs that have been without a table for long enough."""
         now, hosted, followed = self._now(), self._store.attachments.hosted, self.followed
-        untrusted = {vpc for vpc in hosted - followed if not self._trusted(vpc)}
+        without = {vpc for vpc in hosted - followed if not self._serves(vpc)}
         deadline = now + self._patience.least + random.uniform(0.0, self._patience.spread)
-        self._deadlines = {vpc: self._deadlines.get(vpc, deadline) for vpc in untrusted}
+        self._deadlines = {vpc: self._deadlines.get(vpc, deadline) for vpc in without}
         overdue = sorted(vpc for vpc, moment in self._deadlines.items() if moment <= now)
         self._watch_in_parts({vpc: _Vpc(self._store.tables.peers(vpc)) for vpc in overdue})
 
@@ -191,7 +193,7 @@ class Fallback:
                     del watch.vpcs[number]
                     continue
                 behind = vpc.composed is not None and not vpc.agrees
-                if number in hosted and (behind or not self._trusted(number)):
+                if number in hosted and (behind or not self._serves(number)):
                     continue
                 log.info("not following the API server any more", vpc=names.vpc_hex(number))
                 self._store.drop_source(number, Source.KUBERNETES)

@@ -33,6 +33,8 @@ LONGEST_LOG: Final = 4096
 """Changes kept until the snapshot arrives that they continue."""
 PORTION: Final = 100
 """Shards that are requested by name at once: Mosquitto queues 1,000 messages for a client by default."""
+LONGEST_READING: Final = 15.0
+"""Seconds of a first reading after which other sources serve better, though shards go on arriving."""
 SPREAD_SECONDS: Final = 2.0
 """Clients that a broker's restart has made read begin within this time."""
 
@@ -68,6 +70,7 @@ class TableReplica:
         self._patience = PATIENCE
         self._deadline: float | None = None  # of a contradiction
         self._extend(now)
+        self._began = now
         self._requested: set[int] = set()  # shards that were requested by name and did not arrive yet
         self._resumed = False  # a session began, and no head has arrived in it yet
         self.reading = True
@@ -105,6 +108,11 @@ class TableReplica:
     def complete(self) -> bool:
         """Whether ``routes`` is a whole table."""
         return self.revision is not None
+
+    def arriving(self, now: float) -> bool:
+        """Whether the first table is being read, and nothing has delayed it yet."""
+        first = self.revision is None and self._rereads == 0 and now < self._began + LONGEST_READING
+        return first and not self.overdue(now)
 
     def overdue(self, now: float) -> bool:
         """Whether a contradiction has lasted so long that the retained table must be read again."""

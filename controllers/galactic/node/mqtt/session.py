@@ -96,7 +96,15 @@ class Session:
 
     def trusted(self, vpc: int) -> bool:
         """Whether the VPC's table in MQTT is whole: connected, all that is retained adds up, and a router leads."""
-        return self.problem is None and not self.leaderless and self._subscriptions.consistent(vpc)
+        return self._served and self._subscriptions.consistent(vpc)
+
+    def serves(self, vpc: int) -> bool:
+        """Whether the VPC's table in MQTT is trusted, or is just being read for the first time."""
+        return self.trusted(vpc) or (self._served and self._subscriptions.arriving(vpc))
+
+    @property
+    def _served(self) -> bool:
+        return self.problem is None and not self.leaderless
 
     @property
     def leaderless(self) -> bool:

@@ -64,6 +64,11 @@ class Subscriptions:
         replica = self._replicas.get(vpc)
         return replica is not None and replica.consistent
 
+    def arriving(self, vpc: int) -> bool:
+        """Whether the VPC's first table is being read without delay."""
+        replica = self._replicas.get(vpc)
+        return replica is not None and replica.arriving(self._now())
+
     def restart(self) -> None:
         """A new session: the broker sends the heads again, and the shards of tables that are being read."""
         for replica in self._replicas.values():
