@@ -28,6 +28,17 @@ from galactic_lab.node import proxy
 from galactic_lab.state import NAMESPACE, checkout
 
 CHART = checkout() / "charts" / "galactic"
+NEWER_TABLE = """table ip newer {
+    set addresses { type ipv4_addr; }
+    map services { type ipv4_addr . inet_proto . inet_service : verdict; }
+}
+"""
+CLOSED = {
+    "apiVersion": API,
+    "kind": "VPCPolicy",
+    "metadata": {"name": "closed", "namespace": "blue"},
+    "spec": {"vpc": {"name": "blue"}, "attachmentSelector": {}, "policyTypes": ["Ingress"]},
+}
 
 
 def test_everything_runs_as_pods(charted: Lab) -> None:
@@ -64,6 +75,35 @@ def test_the_examples(examples: Lab) -> None:
     assert not pings(examples, "green", "one", "10.1.1.3"), "db is blue's"
     assert not pings(examples, "blue", "web", "10.1.1.4"), "three is green's"
     eventually("nothing is wrong", lambda: "Nothing is wrong." in status(examples))
+
+
+def test_rules_beside_tables_of_a_newer_nft(examples: Lab) -> None:
+    """Another program's nft is newer than the first one of the image, as the kube-proxy of a current Kubernetes has it.
+    On node-2, whose kube-proxy uses iptables.
+    """
+    (name,) = [
+        pod["metadata"]["name"]
+        for pod in pods(examples).values()
+        if pod["spec"]["nodeName"] == "node-2" and pod["metadata"]["name"].startswith("galactic-node")
+    ]
+    inside = ("exec", "-i", "-n", NAMESPACE, name, "-c", "node", "--")
+    examples.kubectl(*inside, "nft-newer", "-f", "-", stdin=NEWER_TABLE)
+    try:
+        crashed = examples.kubectl(*inside, "sh", "-c", "nft list tables; echo $?")
+        assert crashed.split() == ["139"], "the first one reads it now: is there need of a second?"
+        examples.kubectl("apply", "-f", "-", stdin=json.dumps(CLOSED))
+        eventually("api is closed", lambda: not pings(examples, "blue", "web", "10.1.1.2"))
+        (enforced,) = [
+            condition
+            for condition in examples.get("nodesegment", "node-2")["status"]["conditions"]
+            if condition["type"] == "Policies"
+        ]
+        assert enforced["status"] == "True", enforced["message"]
+        assert pings(examples, "blue", "api", "10.1.1.2"), "its own address"
+    finally:
+        examples.kubectl("delete", "vpcpolicy", "closed", "-n", "blue", "--ignore-not-found")
+        examples.kubectl(*inside, "nft-newer", "delete", "table", "ip", "newer")
+    eventually("api is open", lambda: pings(examples, "blue", "web", "10.1.1.2"))
 
 
 def test_a_node_is_powered_off_and_on(examples: Lab) -> None:

@@ -308,4 +308,4 @@ async def _execute(program: str, script: str, *arguments: str) -> tuple[int, str
         if process.returncode is None:
             process.kill()
             await process.wait()
-    return process.returncode, output.decode(), complaint.decode(errors="replace")
+    return process.returncode or 0, output.decode(), complaint.decode(errors="replace")

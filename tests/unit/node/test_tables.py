@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from galactic.messages import Changes, Head, Route, Shard, digest
-from galactic.node.mqtt.replica import PATIENCE, SPREAD_SECONDS, TableReplica
+from galactic.node.mqtt.replica import MENDING_SECONDS, PATIENCE, SPREAD_SECONDS, TableReplica
 from galactic.node.state.remote import entry
 
 
@@ -411,22 +411,33 @@ def test_a_table_that_takes_ten_minutes_is_read_once():
     assert broker.queue == []
 
 
-def test_a_first_table_is_waited_for_while_it_arrives_and_not_for_ever():
+def test_a_first_table_may_take_a_while():
     head, parts = large(30)
     table = TableReplica(1, "default", 0.0)
     table.receive_head(head, 0.0)
     waited = []
     for number, part in parts.items():
         now = float(number)
-        waited.append(table.arriving(now))
+        waited.append(table.mending(now))
         table.receive_shard(number, part, now)
-    assert waited == [second < 15 for second in range(30)]
-    assert not table.arriving(30.0), "it has come"
-    stalled = TableReplica(1, "default", 0.0)
-    assert stalled.arriving(PATIENCE - 0.1)
-    assert not stalled.arriving(PATIENCE)
-    stalled.reread(PATIENCE)
-    assert not stalled.arriving(PATIENCE + 1)
+    assert waited == [second < MENDING_SECONDS for second in range(30)]
+    assert not table.mending(30.0), "it has come"
+
+
+def test_a_table_in_doubt_may_take_a_while():
+    router, table = Router(shards=1), TableReplica(1, "default", 0.0)
+    router.snapshot()
+    read(table, router)
+    router.change(1, 1)
+    table.receive_changes(router.change(2, 1), 100.0)  # the one before was lost
+    table.receive_changes(router.change(3, 1), 110.0)
+    assert table.mending(100.0 + MENDING_SECONDS - 1)
+    assert not table.mending(100.0 + MENDING_SECONDS)
+    router.snapshot()
+    read(table, router, 120.0)
+    table.restart(200.0)
+    assert table.mending(200.0 + MENDING_SECONDS - 1)
+    assert not table.mending(200.0 + MENDING_SECONDS)
 
 
 def test_a_pause_longer_than_the_patience_does_not_lose_what_has_arrived():

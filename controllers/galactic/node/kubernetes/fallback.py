@@ -1,10 +1,10 @@
 """Tables of the VPCs hosted here while MQTT has none: composed from the VPCAttachments' status in the API server.
 
 A VPC falls back when MQTT has not served its table for ``PATIENCE`` and a random time more (a broker that goes away
-leaves all nodes at once). A table that is being read for the first time counts as served: when many pods start, nodes
-that do not wait for it would all list the VPC. One watch, with a selector of their label, serves many VPCs. It ends when
-MQTT's table is whole again and has everything that the API server has. While the broker is well, the API server gets no
-request.
+leaves all nodes at once). With a broker and a router there, a table may take some seconds to come: when many pods
+start, nodes that do not wait for it would all list the VPC. One watch, with a selector of their label, serves many
+VPCs. It ends when MQTT's table is whole again and has everything that the API server has. While the broker is well,
+the API server gets no request.
 
 While both are away the store gets no table, and the routes in the kernel stay.
 """

@@ -33,8 +33,8 @@ LONGEST_LOG: Final = 4096
 """Changes kept until the snapshot arrives that they continue."""
 PORTION: Final = 100
 """Shards that are requested by name at once: Mosquitto queues 1,000 messages for a client by default."""
-LONGEST_READING: Final = 15.0
-"""Seconds of a first reading after which other sources serve better, though shards go on arriving."""
+MENDING_SECONDS: Final = 15.0
+"""In which a table mostly comes, or comes out of doubt, by itself. After them another source serves better."""
 SPREAD_SECONDS: Final = 2.0
 """Clients that a broker's restart has made read begin within this time."""
 
@@ -70,7 +70,7 @@ class TableReplica:
         self._patience = PATIENCE
         self._deadline: float | None = None  # of a contradiction
         self._extend(now)
-        self._began = now
+        self._agreed = now  # the last time that it was consistent, or the beginning
         self._requested: set[int] = set()  # shards that were requested by name and did not arrive yet
         self._resumed = False  # a session began, and no head has arrived in it yet
         self.reading = True
@@ -109,10 +109,9 @@ class TableReplica:
         """Whether ``routes`` is a whole table."""
         return self.revision is not None
 
-    def arriving(self, now: float) -> bool:
-        """Whether the first table is being read, and nothing has delayed it yet."""
-        first = self.revision is None and self._rereads == 0 and now < self._began + LONGEST_READING
-        return first and not self.overdue(now)
+    def mending(self, now: float) -> bool:
+        """Whether it is not consistent, and has not been so for long."""
+        return not self.consistent and now < self._agreed + MENDING_SECONDS
 
     def overdue(self, now: float) -> bool:
         """Whether a contradiction has lasted so long that the retained table must be read again."""
@@ -142,6 +141,7 @@ class TableReplica:
 
     def restart(self, now: float) -> None:
         """A new session began: the head follows, and the shards while ``reading``. Changes may have been missed."""
+        self._agree(now)
         self._read = (
             self._head,
             {number: (shard.revision, shard.total) for number, shard in self._shards.items()},
@@ -169,6 +169,11 @@ class TableReplica:
             number for number in range(self._head.shards if self._head else 0) if number not in self._shards
         ]
 
+    def _agree(self, now: float) -> None:
+        """A message comes that may bring doubt."""
+        if self.consistent:
+            self._agreed = now
+
     def _extend(self, now: float) -> None:
         """There is progress, or another attempt: the time for what is missing begins again."""
         deadline = now + self._patience * (1 + self._jitter() / 2)
@@ -176,6 +181,7 @@ class TableReplica:
 
     def receive_head(self, head: Head | None, now: float) -> bool:
         """Whether ``routes`` changed. None: the head was cleared, as that of an empty table is."""
+        self._agree(now)
         if head is None:
             # With routes here, another program cleared it, or the change that took the last of them was lost or is
             # late: no route is withdrawn for it, but the table is in doubt until the router publishes again.
@@ -204,6 +210,7 @@ class TableReplica:
 
     def receive_shard(self, number: int, shard: Shard, now: float) -> bool:
         """Whether ``routes`` changed."""
+        self._agree(now)
         known = self._shards.get(number)
         if known and shard.revision < known.revision:
             return False
@@ -223,6 +230,7 @@ class TableReplica:
         """Whether ``routes`` changed."""
         if self.revision is not None and changes.revision <= self.revision:
             return False
+        self._agree(now)
         self._stir(now)
         known = self._log.get(changes.previous)
         if known is None or changes.revision > known.revision:

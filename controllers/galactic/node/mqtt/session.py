@@ -99,8 +99,8 @@ class Session:
         return self._served and self._subscriptions.consistent(vpc)
 
     def serves(self, vpc: int) -> bool:
-        """Whether the VPC's table in MQTT is trusted, or is just being read for the first time."""
-        return self.trusted(vpc) or (self._served and self._subscriptions.arriving(vpc))
+        """Whether the VPC's table in MQTT is trusted, or comes from a broker and a router that are there."""
+        return self.trusted(vpc) or (self._served and self._subscriptions.mending(vpc))
 
     @property
     def _served(self) -> bool:

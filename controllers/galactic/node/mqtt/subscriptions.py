@@ -64,10 +64,10 @@ class Subscriptions:
         replica = self._replicas.get(vpc)
         return replica is not None and replica.consistent
 
-    def arriving(self, vpc: int) -> bool:
-        """Whether the VPC's first table is being read without delay."""
+    def mending(self, vpc: int) -> bool:
+        """Whether the VPC's replica has been without a whole table, or in doubt, for a short time."""
         replica = self._replicas.get(vpc)
-        return replica is not None and replica.arriving(self._now())
+        return replica is not None and replica.mending(self._now())
 
     def restart(self) -> None:
         """A new session: the broker sends the heads again, and the shards of tables that are being read."""
