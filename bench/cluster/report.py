@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from measurement import Result, by_kind
-from processes import COMPONENTS, Turns
+from processes import COMPONENTS, ROUTERS, Turns
 
 RUNNING: Final = ("pods start", "paced", "one change", "broker restart")
 START: Final = ("start",)
@@ -40,7 +40,7 @@ def table(results: Sequence[Result]) -> Iterator[str]:
                 f"{_longest(result, of, RUNNING)[0] * 1e3:.0f} ms, {_longest(result, of, START)[0] * 1e3:.0f} ms"
             ),
         )
-    for process in results[0].change:
+    for process in _changes(results[0]):
         yield row(f"a change, {process}", lambda result, of=process: _change(result, results[0], of))
 
 
@@ -67,9 +67,16 @@ def _sum(figures: Mapping[str, float], names: Sequence[str]) -> str:
 
 
 def _change(result: Result, first: Result, process: str) -> str:
-    figure, base = result.change[process], first.change[process]
+    figure, base = _changes(result)[process], _changes(first)[process]
     ratio = f"{figure / base:.2f}" if base > 0 else NONE
     return f"{figure * 1e3:.2f} ms ({ratio})"
+
+
+def _changes(result: Result) -> dict[str, float]:
+    """By process; the routers together, because either may lead."""
+    routers = sum(result.change[name] for name in ROUTERS)
+    others = {name: seconds for name, seconds in result.change.items() if name not in ROUTERS}
+    return others | {"routers": routers}
 
 
 def _reachable(result: Result) -> str:

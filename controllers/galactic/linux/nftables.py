@@ -156,7 +156,7 @@ class Nftables:
 
     def __init__(self) -> None:
         self.followed = False
-        """Whether those who keep tables are told of each transaction that names theirs."""
+        """Whether each transaction that names a table is reported to its keeper."""
 
     async def apply(self, script: str) -> None:
         """One transaction. Raises Unreachable where the kernel or ``nft`` refuses; nothing has changed then."""

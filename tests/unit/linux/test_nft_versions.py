@@ -1,4 +1,4 @@
-"""Programs of nft that crash: another version takes over, or a sentence says what to do."""
+"""Programs of nft that crash: another version takes over, or the error names the remedy."""
 
 from pathlib import Path
 
