@@ -491,6 +491,27 @@ def test_under_constant_change_a_table_is_not_read_again():
     assert table.settled
 
 
+def test_a_table_that_was_read_again_under_constant_change_is_consistent():
+    router, table = Router(shards=1), TableReplica(1, "default", 0.0)
+    router.snapshot()
+    read(table, router)
+    router.change(5, 1)  # lost
+    table.receive_changes(router.change(6, 1), 1.0)
+    assert table.overdue(1.0 + PATIENCE)
+    assert table.reread(1.0 + PATIENCE) is None
+    router.snapshot()
+    now = 1.0 + PATIENCE
+    later = router.change(1, 1)  # comes before what was requested
+    table.receive_changes(later, now)
+    read(table, router, now)
+    assert not table.settled
+    for number in range(3):
+        router.snapshot()
+        table.receive_changes(router.change(2, number + 1), now)
+        receive(table, "head", router.retained["head"], now)
+    assert (table.settled, table.consistent) == (False, True)
+
+
 def test_a_table_whose_head_does_not_follow_is_not_consistent_in_the_end():
     """A router that publishes changes, and never the table that they lead to."""
     router, table = Router(shards=1), TableReplica(1, "default", 0.0)

@@ -198,9 +198,12 @@ class TableReplica:
         if not self._stray:
             self._head = head
         if self._passed(head):
+            left_behind = [revision for revision in self._confirmable if revision < head.revision]
+            if left_behind:  # the head follows the changes
+                self._patience, self._rereads = PATIENCE, 0
             if self._deadline is not None:
                 self._extend(now)
-            for revision in [revision for revision in self._confirmable if revision < head.revision]:
+            for revision in left_behind:
                 del self._confirmable[revision]
         changed, resumed = self._settle(now), self._resumed
         self._resumed = False
