@@ -25,10 +25,11 @@ class Clock:
 
 @pytest.fixture
 def clock() -> Iterator[Clock]:
-    made = Clock()
+    made, thresholds = Clock(), gc.get_threshold()
     callback = set_survivors_aside(made)
     yield made
     gc.callbacks.remove(callback)
+    gc.set_threshold(*thresholds)
     gc.unfreeze()
 
 
@@ -45,6 +46,23 @@ def test_survivors_are_looked_at_once_an_hour(clock: Clock) -> None:
     gc.collect()
     assert seen() is None
     assert gc.get_freeze_count() > len(kept), "the others are set aside again"
+
+
+def test_none_looks_at_much(clock: Clock) -> None:
+    """As while ten thousand objects are listed."""
+    kept: list[dict[int, list[int]]] = []
+    looked_at: list[int] = []
+
+    def collecting(phase: str, about: dict[str, int]) -> None:
+        if phase == "start" and about["generation"] == 2:
+            looked_at.append(len(kept) - sum(looked_at))
+
+    gc.callbacks.append(collecting)
+    for number in range(200_000):
+        kept.append({number: [number]})  # noqa: PERF401 - its length is looked at meanwhile
+    gc.callbacks.remove(collecting)
+    assert len(looked_at) > 5
+    assert max(looked_at) < len(kept) / 5
 
 
 def test_what_dies_young_is_freed_at_any_time(clock: Clock) -> None:

@@ -198,18 +198,22 @@ class TableReplica:
         if not self._stray:
             self._head = head
         if self._passed(head):
-            left_behind = [revision for revision in self._confirmable if revision < head.revision]
-            if left_behind:  # the head follows the changes
-                self._patience, self._rereads = PATIENCE, 0
-            if self._deadline is not None:
-                self._extend(now)
-            for revision in left_behind:
-                del self._confirmable[revision]
+            self._confirm(head, now)
         changed, resumed = self._settle(now), self._resumed
         self._resumed = False
         if resumed and not self.reading and self._deadline is not None:
             self._deadline = now + self._jitter() * SPREAD_SECONDS
         return changed
+
+    def _confirm(self, head: Head, now: float) -> None:
+        """The head is that of a table which changes have led through."""
+        left_behind = [revision for revision in self._confirmable if revision < head.revision]
+        if left_behind:  # it follows the changes
+            self._patience, self._rereads = PATIENCE, 0
+        if self._deadline is not None:
+            self._extend(now)
+        for revision in left_behind:
+            del self._confirmable[revision]
 
     def receive_shard(self, number: int, shard: Shard, now: float) -> bool:
         """Whether ``routes`` changed."""
