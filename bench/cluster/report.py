@@ -74,9 +74,11 @@ def _change(result: Result, first: Result, process: str) -> str:
 
 def _changes(result: Result) -> dict[str, float]:
     """By process; the routers together, because either may lead."""
-    routers = sum(result.change[name] for name in ROUTERS)
-    others = {name: seconds for name, seconds in result.change.items() if name not in ROUTERS}
-    return others | {"routers": routers}
+    changes: dict[str, float] = {}
+    for name, seconds in result.change.items():
+        title = "routers" if name in ROUTERS else name
+        changes[title] = changes.get(title, 0.0) + seconds
+    return changes
 
 
 def _reachable(result: Result) -> str:

@@ -35,6 +35,7 @@ def set_survivors_aside(clock: Callable[[], float] = time.monotonic) -> Callback
             gc.unfreeze()
 
     gc.freeze()
+    gc.collect()  # the next full one waits for a quarter of what this one finds: nothing
     gc.set_threshold(*gc.get_threshold()[:_OLDEST], YOUNGER)
     gc.callbacks.append(collecting)
     return collecting

@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 from released import (
+    COMPONENT,
     COMPONENTS,
     HELM_SECONDS,
     helm,
@@ -218,6 +219,55 @@ def test_a_pod_that_multus_missed_is_evicted(examples: Lab) -> None:
         eventually("the node is open", lambda: NOT_READY_TAINT not in taints(examples, "node-2"))
     finally:
         examples.kubectl("delete", "deployment", "-n", "blue", "missed", f"--timeout={POD_SECONDS}s")
+
+
+def test_a_node_is_drained_while_the_database_is_away(examples: Lab) -> None:
+    """It is optional: routers are Ready without it, so that their PodDisruptionBudget holds up no drain."""
+    away = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "database", "namespace": NAMESPACE},
+        "stringData": {"url": "postgresql://galactic@127.0.0.1:1/galactic"},
+    }
+    examples.kubectl("apply", "-f", "-", stdin=json.dumps(away))
+    node = ""
+    try:
+        with_database(examples, "database")
+        eventually("the database is missed", lambda: "check PostgreSQL" in status(examples))
+        assert settled(examples)
+        node = next(
+            pod["spec"]["nodeName"]
+            for pod in pods(examples).values()
+            if pod["metadata"]["labels"][COMPONENT] == "router"
+        )
+        evicted = {
+            uid
+            for uid, pod in pods(examples).items()
+            if pod["spec"]["nodeName"] == node and pod["metadata"]["labels"][COMPONENT] != "node"
+        }
+        ours = "--pod-selector=app.kubernetes.io/name=galactic"
+        with traffic(examples):
+            examples.kubectl(
+                *("drain", node, ours, "--ignore-daemonsets", "--delete-emptydir-data"),
+                f"--timeout={POD_SECONDS}s",
+            )
+            eventually(
+                "all run elsewhere",
+                lambda: not evicted & pods(examples).keys() and settled(examples),
+                POD_SECONDS,
+            )
+    finally:
+        if node:
+            examples.kubectl("uncordon", node)
+        with_database(examples, "")
+        examples.kubectl("delete", "secret", "database", "-n", NAMESPACE)
+
+
+def with_database(lab: Lab, secret: str) -> None:
+    """Routers record in the database of that Secret, or in none."""
+    options = ("--reuse-values", "--set", f"database.existingSecret={secret}", "--wait")
+    helm(lab, "upgrade", "galactic", str(CHART), *options, f"--timeout={HELM_SECONDS}s")
+    eventually("the routers are replaced", lambda: settled(lab), POD_SECONDS)
 
 
 def deployment(name: str, node: str) -> dict[str, Any]:

@@ -123,7 +123,7 @@ def test_every_figure_is_in_the_table(tmp_path):
         made.memory = {"filled": memory, "restarted": memory}
         made.spent = dict.fromkeys((*COMPONENTS, "kube-apiserver", "etcd"), 0.001)
         made.reachable = [number / 1000 for number in range(1, 101)]
-        made.change = {"operator": change, "broker": 0.0}
+        made.change = {"operator": change, "router-1": change, "router-2": 2 * change, "broker": 0.0}
         return made
 
     text = "\n".join(table([result(10, 0.010), result(1000, 0.012)]))
@@ -135,6 +135,7 @@ def test_every_figure_is_in_the_table(tmp_path):
         "| longest turn of operator, running and at start | 30 ms, 30 ms | 30 ms, 30 ms |",
         "| longest turn of nodes, running and at start | 7 ms, 7 ms | 7 ms, 7 ms |",
         "| a change, operator | 10.00 ms (1.00) | 12.00 ms (1.20) |",
+        "| a change, routers | 30.00 ms (1.00) | 36.00 ms (1.20) |",
         "| a change, broker | 0.00 ms (-) | 0.00 ms (-) |",
     ):
         assert row in text
