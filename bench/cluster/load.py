@@ -176,6 +176,6 @@ class Audit:
                 object_ = event.get("objectRef") or {}
                 kind = "/".join(filter(None, (object_.get("resource"), object_.get("subresource"))))
                 requests = self.lists if event["verb"] == "list" else writes
-                # a request that was given up before its token was looked at has no name
+                # a request that was cancelled before its token was checked has no name
                 requests[event["user"].get("username", ""), kind, event["verb"]] += 1
         return writes

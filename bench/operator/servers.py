@@ -72,9 +72,8 @@ def api_server(users: Iterable[str] = ()) -> Iterator[Path]:
     writes and lists. ``etcd.pid`` and ``kube-apiserver.pid`` have the processes' ids.
     """
     found = assets.find()
-    signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
-    )  # so that everything ends with it
+    # The servers end with this process.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with tempfile.TemporaryDirectory(prefix="galactic-bench-") as name, ExitStack() as stack:
         folder = Path(name)
         users = [*users]

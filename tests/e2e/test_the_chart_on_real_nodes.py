@@ -198,10 +198,10 @@ def test_a_pod_that_multus_missed_is_evicted(examples: Lab) -> None:
 
     The same upgrade makes metrics secure, for the story after this one.
     """
-    chosen = ("operator.evictUnattached=true", "operator.nodeTaint.set=true", "metrics.secure.enabled=true")
-    options = ("--reuse-values", "--set", ",".join(chosen), "--wait")
-    helm(examples, "upgrade", "galactic", str(CHART), *options, f"--timeout={HELM_SECONDS}s")
-    eventually("the operators are replaced", lambda: settled(examples), POD_SECONDS)
+    change_values(
+        examples,
+        *("operator.evictUnattached=true", "operator.nodeTaint.set=true", "metrics.secure.enabled=true"),
+    )
     examples.remove_multus("node-2")
     try:
         eventually("the node is closed", lambda: NOT_READY_TAINT in taints(examples, "node-2"))
@@ -232,7 +232,7 @@ def test_a_node_is_drained_while_the_database_is_away(examples: Lab) -> None:
     examples.kubectl("apply", "-f", "-", stdin=json.dumps(away))
     node = ""
     try:
-        with_database(examples, "database")
+        change_values(examples, "database.existingSecret=database")
         eventually("the database is missed", lambda: "check PostgreSQL" in status(examples))
         assert settled(examples)
         node = next(
@@ -259,15 +259,15 @@ def test_a_node_is_drained_while_the_database_is_away(examples: Lab) -> None:
     finally:
         if node:
             examples.kubectl("uncordon", node)
-        with_database(examples, "")
+        change_values(examples, "database.existingSecret=")
         examples.kubectl("delete", "secret", "database", "-n", NAMESPACE)
 
 
-def with_database(lab: Lab, secret: str) -> None:
-    """Routers record in the database of that Secret, or in none."""
-    options = ("--reuse-values", "--set", f"database.existingSecret={secret}", "--wait")
+def change_values(lab: Lab, *values: str) -> None:
+    """Upgrades the release with those values changed."""
+    options = ("--reuse-values", "--set", ",".join(values), "--wait")
     helm(lab, "upgrade", "galactic", str(CHART), *options, f"--timeout={HELM_SECONDS}s")
-    eventually("the routers are replaced", lambda: settled(lab), POD_SECONDS)
+    eventually("the changed pods are replaced", lambda: settled(lab), POD_SECONDS)
 
 
 def deployment(name: str, node: str) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def clock() -> Iterator[Clock]:
     gc.unfreeze()
 
 
-def test_survivors_are_looked_at_once_an_hour(clock: Clock) -> None:
+def test_survivors_are_scanned_once_an_hour(clock: Clock) -> None:
     old, kept = Node(), [Node() for _ in range(100)]
     seen = weakref.ref(old)
     before = gc.get_freeze_count()
@@ -51,18 +51,18 @@ def test_survivors_are_looked_at_once_an_hour(clock: Clock) -> None:
 def test_none_looks_at_much(clock: Clock) -> None:
     """As while ten thousand objects are listed."""
     kept: list[dict[int, list[int]]] = []
-    looked_at: list[int] = []
+    scanned: list[int] = []
 
     def collecting(phase: str, about: dict[str, int]) -> None:
         if phase == "start" and about["generation"] == 2:
-            looked_at.append(len(kept) - sum(looked_at))
+            scanned.append(len(kept) - sum(scanned))
 
     gc.callbacks.append(collecting)
     for number in range(200_000):
         kept.append({number: [number]})  # noqa: PERF401 - its length is looked at meanwhile
     gc.callbacks.remove(collecting)
-    assert len(looked_at) > 5
-    assert max(looked_at) < len(kept) / 5
+    assert len(scanned) > 5
+    assert max(scanned) < len(kept) / 5
 
 
 def test_what_dies_young_is_freed_at_any_time(clock: Clock) -> None:

@@ -8,9 +8,9 @@ pyroute2 encodes no verdict maps, no concatenations with intervals and no expres
 program ``nft`` does all of that, and is in every distribution; its output has no promise, its input has. So a rule is
 never compared with the kernel's: a written table is remembered as a fingerprint of the kernel's own listing.
 
-Every ``nft`` reads all tables before it writes one, and 1.0.6 crashes at sets and verdict maps that 1.1 has written, as
-kube-proxy's may be. So an old one writes, which spares other programs' old ones, and a newer one takes over where it
-crashes: whatever is as old has crashed there before.
+Each ``nft`` reads all tables before it writes one. Version 1.0.6 crashes at sets and verdict maps that 1.1 has written,
+as kube-proxy may have done. So the older version writes, and the nft of no other program crashes at Galactic's tables.
+The newer one takes over on nodes where the older one crashes: programs with an older one crash there already.
 """
 
 import asyncio

@@ -100,7 +100,8 @@ class Store:
             root = folder / "root"
             # In a mount namespace of its own: debootstrap's mounts end with it.
             words = ["unshare", "--mount", "debootstrap", "--variant=minbase"]
-            words += [*([f"--include={','.join(packages)}"] if packages else []), suite, str(root), source]
+            words += [f"--include={','.join(packages)}"] if packages else []
+            words += [suite, str(root), source]
 
             def make() -> Done:
                 shutil.rmtree(root, ignore_errors=True)

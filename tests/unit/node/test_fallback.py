@@ -148,12 +148,12 @@ async def test_while_the_broker_is_well_nothing_is_asked(cluster):
 
 
 async def test_while_a_vpc_changes_all_the_time_nothing_is_asked(cluster):
-    """At each look the head is a change behind."""
-    looks = []
+    """At each check the head is a change behind."""
+    checks = []
     async with running(cluster) as falling:
         await until(lambda: cluster.routes == {"10.1.1.2": 2} and not falling._deadlines)
         serves = falling._serves
-        falling._serves = lambda vpc: looks.append(vpc) or serves(vpc)
+        falling._serves = lambda vpc: checks.append(vpc) or serves(vpc)
         old = route(2, 2, 2, 50)
         for revision in range(101, 107):
             new = route(3, 3, 3, revision)
@@ -168,8 +168,8 @@ async def test_while_a_vpc_changes_all_the_time_nothing_is_asked(cluster):
                 head = Head(revision - 1, 2, digest(before), 1)
                 cluster.broker.publish(TOPICS.head(VPC), encode(head), True)
             cluster.clock += 4.0
-            looks.clear()
-            await until(lambda: len(looks) > 1)
+            checks.clear()
+            await until(lambda: len(checks) > 1)
         assert (cluster.kube.lists, falling.followed) == ([], set())
 
 

@@ -102,7 +102,10 @@ class TableReplica:
 
         While a VPC changes all the time its head is always behind, and the table hardly ever settled.
         """
-        return self.settled or (self.complete and self._rereads == 0 and self._continues_head())
+        if self.settled:
+            return True
+        head = self._head
+        return self._rereads == 0 and not self._contradicted() and head is not None and self._passed(head)
 
     @property
     def complete(self) -> bool:
@@ -272,7 +275,7 @@ class TableReplica:
 
     def _doubtful(self) -> bool:
         head = self._head
-        if self.revision is None or self._log or self._stray or self._cleared:
+        if self._contradicted():
             return True
         if head is None:
             return not self._wiped or len(self._packed) > 0
@@ -280,11 +283,9 @@ class TableReplica:
             return True
         return (head.digest, head.count) != (digest_of(self._packed.total), len(self._packed))
 
-    def _continues_head(self) -> bool:
-        head = self._head
-        if head is None or self.revision is None or self._log or self._stray or self._cleared:
-            return False
-        return self._passed(head)
+    def _contradicted(self) -> bool:
+        """Whether there is no whole table, or messages that do not fit it."""
+        return bool(self.revision is None or self._log or self._stray or self._cleared)
 
     def _passed(self, head: Head) -> bool:
         """Whether changes have led through the head's table."""
