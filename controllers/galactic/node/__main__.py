@@ -114,7 +114,7 @@ async def run(  # noqa: PLR0915 - the wiring
         multus = MultusConfiguration(settings.cni_conf_dir)
         policies = Enforcement(nft, store.attachments, lacking, store.watch(), metrics.filter_drift.inc)
         reader.policy_drops = policies.drops
-        gateways = GatewayFilter(nft, store, lacking, sync.leads_out)
+        gateways = GatewayFilter(nft, store, lacking, sync.led_out)
         gateways.share()
         reader.refused_connections = gateways.refused
         await gateways.attempt()  # before the kernel is read: ways out of an earlier life stay

@@ -134,7 +134,7 @@ class StatusReport:
             metrics.backend.labels(backend).set(backend == self._host.setup.backend)
         metrics.neighbours_failed.set(len(self._host.neighbours.failed))
         metrics.smaller_paths.set(len(self._host.path_mtu.paths(time.monotonic())))
-        metrics.ways_out.set(len(self._store.gateways.leading))
+        metrics.ways_out.set(len(self._store.gateways.leading or ()))
         metrics.set_gateway_nodes(self._host.gateway_health.answering)
         metrics.set_conditions({state.type: state.status for state in self.facts().conditions})
         # By name: the port is one of the host's, and an identifier is for those who may read the VPC.

@@ -1,15 +1,27 @@
 """Ports of this machine for servers that start later."""
 
+import errno
 import socket
 
 
 def kept() -> socket.socket:
-    """A socket bound to a free port of 127.0.0.1. While it is open the kernel gives that port to no other process; a
-    server that sets SO_REUSEADDR as well, as nearly all do, can listen there.
+    """A socket bound to a port that is free on all addresses. While it is open the kernel gives that port to no other
+    process; a server that sets SO_REUSEADDR as well, as nearly all do, can listen there.
+
+    All addresses, as Mosquitto's WebSockets listen on all, whatever they are configured for: a connection that another
+    program has from that port, of any address of the machine, would be in their way.
     """
-    holder = socket.socket()
-    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    holder.bind(("127.0.0.1", 0))
+    try:
+        holder = socket.socket(socket.AF_INET6)
+        holder.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("::", 0))
+    except OSError as error:
+        if error.errno not in {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}:
+            raise
+        holder = socket.socket()  # IPv6 is disabled here
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("0.0.0.0", 0))  # noqa: S104
     return holder
 
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from nft_in_memory import Nft
+from waits import until
 
 from galactic import names, srv6
 from galactic.errors import Unreachable
@@ -211,7 +212,7 @@ async def nothing():
 
 async def test_rules_come_first_and_go_last(store):
     nft = Nft()
-    rules = GatewayFilter(nft, store, nothing, lambda _: True)
+    rules = GatewayFilter(nft, store, nothing, lambda: {VPC})
     await rules.round(0.0)
     assert store.gateways.filtered == frozenset()
     store.set_gateways({VPC: gateway(exit_(1, "203.0.113.1"))})
@@ -252,7 +253,7 @@ def test_connections_of_a_vpc_are_bounded_in_each_family_and_at_each_end():
 
 
 def test_the_share_follows_the_hosts_connection_tracking(store, monkeypatch):
-    rules = GatewayFilter(Nft(), store, nothing, lambda _: True)
+    rules = GatewayFilter(Nft(), store, nothing, lambda: {VPC})
     for capacity, share in ((262144, 16384), (65536, 4096), (None, 16384)):
         monkeypatch.setattr(gateway_filter, "capacity", lambda capacity=capacity: capacity)
         rules.share()
@@ -260,7 +261,7 @@ def test_the_share_follows_the_hosts_connection_tracking(store, monkeypatch):
 
 
 async def test_refused_connections_are_counted_once_there_are_rules(store):
-    rules = GatewayFilter(Nft(), store, nothing, lambda _: True)
+    rules = GatewayFilter(Nft(), store, nothing, lambda: {VPC})
     assert await rules.refused() == {}
     store.set_gateways({VPC: gateway(exit_(1, "203.0.113.1"))})
     await rules.round(1.0)
@@ -270,7 +271,7 @@ async def test_refused_connections_are_counted_once_there_are_rules(store):
 async def test_a_reported_change_is_put_back_before_the_next_round(store, monkeypatch):
     monkeypatch.setattr(gateway_filter, "ROUND_SECONDS", 3600.0)
     nft = Nft()
-    rules = GatewayFilter(nft, store, nothing, lambda _: True)
+    rules = GatewayFilter(nft, store, nothing, lambda: {VPC})
     store.set_gateways({VPC: gateway(exit_(1, "203.0.113.1"))})
     task = asyncio.create_task(rules.run())
     try:
@@ -289,6 +290,70 @@ async def test_a_reported_change_is_put_back_before_the_next_round(store, monkey
         task.cancel()
 
 
+async def test_a_way_out_leads_while_its_next_rules_are_written(store):
+    """Each change of a gateway would stop all nodes' packets to it otherwise."""
+    nft, ways = Nft(), None
+    rules = GatewayFilter(nft, store, nothing, lambda: ways)
+    one = replace(gateway(exit_(1, "203.0.113.1")), published=(udp("10.1.1.1"),))
+    sid, address = str(one.exits[0].segment), "203.0.113.1"
+
+    def reported():
+        rules._report()
+        return store.gateways.leading, store.gateways.publishing
+
+    store.set_gateways({VPC: one})
+    await rules.attempt()
+    assert reported() == (None, None), "nothing is known of the kernel yet"
+    ways = frozenset()
+    assert reported() == ((), ())
+    ways = frozenset({VPC})
+    assert reported() == ((sid,), (address,))
+    store.set_gateways({VPC: replace(one, published=(udp("10.1.1.1", "10.1.1.2"),))})
+    assert reported() == ((sid,), (address,))
+    further = replace(udp(), address=ip_address("203.0.113.9"))
+    store.set_gateways({VPC: replace(one, published=(further,))})
+    nft.apply, apply = refuse, nft.apply
+    await rules.attempt()
+    assert reported() == ((sid,), (address,)), "not the new one: its rules were refused"
+    nft.apply = apply
+    await rules.attempt()
+    assert reported() == ((sid,), ("203.0.113.9",))
+    store.set_gateways({})
+    assert reported() == ((), ())
+
+
+async def refuse(script):
+    raise Unreachable("nft", "refused")
+
+
+async def test_a_way_out_leads_while_the_kernel_is_written(node):
+    """Also while a round fails: what was written before is still there."""
+    assert node.sync.led_out() == frozenset()
+    store, kernel, seen = node.store, node.kernel, []
+    store.gateways.node = "node-1"
+    store.set_gateways({VPC: gateway(exit_(1, "203.0.113.1"))})
+    store.set_filtered(frozenset({VPC}))
+    await until(lambda: node.sync.led_out() == {VPC})
+    write = kernel.write
+
+    async def noticed(wanted):
+        seen.append(node.sync.led_out())
+        if len(seen) % 2:
+            raise Unreachable("netlink", "busy")
+        await write(wanted)
+
+    kernel.write = noticed
+    store.set_gateways({VPC: gateway(exit_(1, "203.0.113.1"), exit_(2, "203.0.113.2"))})
+    store.dirty.mark_host()
+    kernel.lose_link(names.vrf(VPC))
+    node.sync.on_external_change()
+    await until(lambda: names.vrf(VPC) in kernel.host.links)
+    assert seen
+    assert set(seen) == {frozenset({VPC})}
+    store.set_gateways({})
+    await until(lambda: node.sync.led_out() == frozenset())
+
+
 def udp(*endpoints):
     pods = tuple(map(ip_address, endpoints))
     inside = ip_address("10.1.1.130")
@@ -305,7 +370,7 @@ async def test_flows_to_pods_that_serve_no_more_are_released_after_the_rules(sto
             raise Unreachable("nf_conntrack", "no such module")
         return 0
 
-    rules = GatewayFilter(nft, store, nothing, lambda _: True, release)
+    rules = GatewayFilter(nft, store, nothing, lambda: {VPC}, release)
     for number, published in enumerate(([udp("10.1.1.1")], [udp()], [])):
         made = replace(gateway(exit_(1, "203.0.113.1")), published=tuple(published))
         store.set_gateways({VPC: made})
@@ -324,7 +389,7 @@ async def test_flows_to_ports_that_were_withdrawn_before_the_start_are_released(
         released.append(({str(one.address) for one in held}, serving))
         return 0
 
-    rules = GatewayFilter(Nft(), store, nothing, lambda _: True, release)
+    rules = GatewayFilter(Nft(), store, nothing, lambda: {VPC}, release)
     store.set_gateways({VPC: gateway(exit_(1, "203.0.113.1"))})
     await rules.round(0.0)
     await rules.round(0.5)

@@ -187,6 +187,20 @@ async def test_ways_out_and_published_addresses_are_reported_until_they_are_gone
             await until(lambda segments=segments: kube.object["status"].get("gateways") == segments)
 
 
+async def test_ways_out_of_an_earlier_life_are_reported_until_the_kernel_was_read(node, config):
+    kube, sid = Server(), "2001:db8:ff01:100::4d2:64"
+    kube.set("2001:db8:ff01:100::/56")
+    kube.object["status"] = {"gateways": [sid], "published": ["203.0.113.1"]}
+    async with reporting(node, kube):
+        await node.cni("ADD", config())
+        await until(lambda: kube.object["status"].get("endpoints"))
+        assert kube.object["status"]["gateways"] == [sid]
+        assert kube.object["status"]["published"] == ["203.0.113.1"]
+        node.store.set_leading([sid], [])
+        await until(lambda: kube.object["status"]["published"] == [])
+        assert kube.object["status"]["gateways"] == [sid]
+
+
 async def test_status_is_written_when_the_api_server_is_back(node, config):
     kube = Server()
     kube.set("2001:db8:ff01:100::/56")

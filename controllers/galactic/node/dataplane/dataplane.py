@@ -49,6 +49,8 @@ class Dataplane:
         self.pods = Pods(kernel, store, exists)
         self.drift = Drift()
         """Objects that the last round which read the kernel found different from what was last written."""
+        self.led_out: frozenset[int] | None = None
+        """VPCs whose way out of this node was in the kernel after the last round that ended well; None before."""
 
     @property
     def known(self) -> bool:
@@ -64,12 +66,6 @@ class Dataplane:
     def routes(self) -> int:
         """Routes to other nodes in the kernel."""
         return self._routes.total()
-
-    def leads_out(self, vpc: int) -> bool:
-        """Whether the kernel has the VPC's way out of this node."""
-        planned = self._parts[vpc] if self.known and vpc in set(self._parts) else Objects()
-        ends = filter(None, map(names.parse_interface, planned.links))
-        return any(end == "E" for _, _, end in ends)
 
     def gone(self, attachment: Attachment) -> int:
         """The rounds that read the kernel since the pod's network namespace was first found gone."""
@@ -128,6 +124,7 @@ class Dataplane:
         self._routes = routes.counts
         self._indexes = {name: link.ifindex for name, link in actual.links.items()}
         self._parts.replace(parts)
+        self.led_out = self._leading_out(parts)
         store.tidy(left)
         return problems
 
@@ -161,6 +158,7 @@ class Dataplane:
         if failure:
             raise failure
         self._parts.known = True
+        self.led_out = (self.led_out or frozenset()) - touched | self._leading_out(touched)
         store.tidy(dirty.vpcs)
         for vpc in dirty.vpcs - store.tables.keys():
             self._routes.pop(self._tables.pop(vpc, 0), None)
@@ -249,6 +247,11 @@ class Dataplane:
         except GalacticError as error:
             return error
         return None
+
+    def _leading_out(self, parts: Iterable[Part]) -> frozenset[int]:
+        """Those of these parts that are of VPCs and have a way out of this node."""
+        vpcs = {part for part in parts if isinstance(part, int) and part in self._parts} - {HOST, UNACCOUNTED}
+        return frozenset(vpc for vpc in vpcs if any(map(_is_exit_end, self._parts[vpc].links)))
 
     def _assign(self, vpcs: Iterable[int]) -> None:
         self._tables |= plan.tables(vpcs, self._tables)
@@ -370,6 +373,11 @@ def _host_ends(actual: Objects) -> set[Key]:
     """The attachments whose host ends are in the kernel."""
     parsed = (names.parse_interface(name) for name, link in actual.links.items() if link.kind == "veth")
     return {(parts[0], parts[1]) for parts in parsed if parts and parts[2] == "H"}
+
+
+def _is_exit_end(device: str) -> bool:
+    named = names.parse_interface(device)
+    return named is not None and named[2] == "E"
 
 
 def _vpc(device: str) -> int | None:

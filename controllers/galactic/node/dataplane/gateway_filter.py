@@ -33,8 +33,8 @@ Serving = Mapping[Service, AbstractSet[Address]]
 
 
 class GatewayFilter:
-    """``lacking``: what this host lacks for it, in words. ``leads_out``: whether the kernel has a VPC's way out.
-    ``release`` ends connections to pods that a published port leads to no more.
+    """``lacking``: what this host lacks for it, in words. ``led_out``: the VPCs whose way out the kernel
+    has, None before it was read. ``release`` ends connections to pods that a published port leads to no more.
     """
 
     def __init__(
@@ -42,18 +42,20 @@ class GatewayFilter:
         nft: CountingKernel,
         store: Store,
         lacking: Callable[[], Awaitable[str]],
-        leads_out: Callable[[int], bool],
+        led_out: Callable[[], AbstractSet[int] | None],
         release: Callable[[AbstractSet[Held], Serving], int] = release,
     ) -> None:
         self._kept, self._store, self._lacking = KeptTable(nft, TABLE), store, lacking
         self._nft = nft
-        self._leads_out, self._release = leads_out, release
+        self._led_out, self._release = led_out, release
         self._held: frozenset[Held] = frozenset()
         self._serving: Serving = {}
         self.connections = CONNECTIONS
         """Of a VPC, in each family and direction."""
         self._changed = store.watch()
         self._ways: dict[int, tuple[WayOut, float]] = {}  # with the time until which a former one stays
+        self._written: Mapping[int, WayOut] = {}
+        """As the packet filter has them: behind the wanted ones while a change is being written, or cannot be."""
         self._problem: str | None = None
 
     async def attempt(self) -> None:
@@ -97,6 +99,7 @@ class GatewayFilter:
             self._kept.assume(wanted)  # nothing to remove where nothing can be
         await self._kept.verify()
         await self._kept.write(wanted)
+        self._written = current
         store.set_filtered(current.keys())
         await self._release_stale()
 
@@ -133,13 +136,18 @@ class GatewayFilter:
         }
 
     def _pending(self) -> bool:
-        return any(not self._leads_out(vpc) for vpc in self._store.gateways.filtered)
+        return bool(self._store.gateways.filtered - (self._led_out() or frozenset()))
 
     def _report(self) -> None:
-        """The SIDs of the ways out that are in the kernel, and the published addresses, for the NodeSegment."""
-        ways = [way for vpc, way in self._current().items() if self._leads_out(vpc)]
-        written = [way for way in ways if way == self._ways.get(way.gateway.vpc, (None, 0.0))[0]]
-        published = {str(one.address) for way in written for one in way.published}
+        """The SIDs of the ways out that are in the kernel, and the published addresses, for the NodeSegment.
+
+        Rules that are being replaced lead until the new ones are there: one transaction of nftables replaces them.
+        """
+        if (led_out := self._led_out()) is None:
+            return  # as an earlier life reported it
+        current = self._current().keys()
+        ways = [way for vpc, way in self._written.items() if vpc in current & led_out]
+        published = {str(one.address) for way in ways for one in way.published}
         self._store.set_leading(sorted(str(way.exit.segment) for way in ways), sorted(published))
 
     def condition(self) -> ConditionState:
@@ -148,6 +156,6 @@ class GatewayFilter:
                 f"{self._problem}: no VPC is led out by this node; install nftables, or select other nodes"
             )
             return ConditionState("Gateways", False, "FilterFailed", message)
-        count = len(self._store.gateways.leading)
+        count = len(self._store.gateways.leading or ())
         fine = f"{count} VPCs are led out here" if count else "no VPC is led out here"
         return ConditionState("Gateways", True, "Applied", fine)

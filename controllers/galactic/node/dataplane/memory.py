@@ -59,6 +59,8 @@ class MemoryKernel:
         self.host.links.pop(device, None)
         netns, ifname = self.peers.pop(device, ("", ""))
         self.namespaces.get(netns, {}).pop(ifname, None)
+        if not netns and ifname in self.peers:
+            self.lose_link(ifname)
         self.host.addresses = {key: flag for key, flag in self.host.addresses.items() if key[0] != device}
         self.host.neighbours = {key: None for key in self.host.neighbours if key[0] != device}
         self.host.sysctls = {
@@ -193,9 +195,10 @@ class MemoryKernel:
             return False
         if device not in self.host.links and link.peer:
             netns, ifname = link.peer
-            if netns not in self.namespaces or ifname in self.namespaces[netns]:
-                return False
-            self.namespaces[netns][ifname] = Objects()
+            if netns:  # otherwise the other end is the host's as well, and one of the links
+                if netns not in self.namespaces or ifname in self.namespaces[netns]:
+                    return False
+                self.namespaces[netns][ifname] = Objects()
             self.peers[device] = link.peer
         present = self.host.links.get(device)
         self.made += 1

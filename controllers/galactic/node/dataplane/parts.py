@@ -28,6 +28,9 @@ class PlannedParts:
     def __iter__(self) -> Iterator[Part]:
         return iter(self._planned)
 
+    def __contains__(self, part: Part) -> bool:
+        return part in self._planned
+
     def __getitem__(self, part: Part) -> Objects:
         return self._planned[part]
 

@@ -106,9 +106,9 @@ class Sync:
         """The number of routes to other nodes in the kernel."""
         return self._dataplane.routes
 
-    def leads_out(self, vpc: int) -> bool:
-        """Whether the kernel has the VPC's way out of this node."""
-        return self._dataplane.leads_out(vpc)
+    def led_out(self) -> frozenset[int] | None:
+        """The VPCs whose way out of this node is in the kernel; None before it was read."""
+        return self._dataplane.led_out
 
     def on_external_change(self, changed: Changed = EVERYTHING) -> None:
         """Another program may have changed objects of ours: a round follows within EVENT_SECONDS.

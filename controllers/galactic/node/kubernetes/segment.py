@@ -201,7 +201,11 @@ class Segment:
             if (known.get("counts") or {}).get("routes") is not None:
                 wanted["counts"]["routes"] = None  # of an earlier version; in a merge patch, null removes it
             gateways = {"gateways": store.gateways.leading, "published": store.gateways.publishing}
-            wanted |= {name: list(texts) for name, texts in gateways.items() if texts or known.get(name)}
+            wanted |= {
+                name: list(texts)
+                for name, texts in gateways.items()
+                if texts is not None and (texts or known.get(name))
+            }
             wanted["loopback"] = str(srv6.loopback(store.node.prefix))
             wanted["endpoints"] = [
                 {

@@ -139,10 +139,12 @@ class GatewayState:
         """Nodes of exits that do not answer."""
         self.filtered: AbstractSet[int] = frozenset()
         """VPCs whose rules are in the packet filter: no way out is made without them."""
-        self.leading: tuple[str, ...] = ()
-        """The SIDs of the ways out that are in this node's kernel."""
-        self.publishing: tuple[str, ...] = ()
-        """The published addresses whose rules are in this node's kernel, as well as their way in."""
+        self.leading: tuple[str, ...] | None = None
+        """The SIDs of the ways out that are in this node's kernel; None before it was read."""
+        self.publishing: tuple[str, ...] | None = None
+        """The published addresses whose rules are in this node's kernel, as well as their way in; None before it was
+        read.
+        """
 
     def exit_here(self, vpc: int, prefix: IPv6Network | None) -> Exit | None:
         """The VPC's exit on this node, if there is one and its SID is of the node's present prefix."""
