@@ -1,94 +1,118 @@
-# ruff: noqa: A002, PLR0917  (Tilt's names and order)
-"""Tilt's builtins as far as our Tiltfile uses them: each records its call, and refuses arguments that Tilt has not.
+"""The Tiltfile as Tilt loads it: `tilt alpha tiltfile-result`, which needs no cluster and no Docker.
 
-Names and arguments are those of Tilt's API reference, https://docs.tilt.dev/api.html.
+What `local` fetches comes from a stand-in for curl, which notes what it was asked for. Helm is of version 3: the Tilt
+that can be built calls it with a flag that Helm 4 does not have.
 """
 
-import inspect
-from collections import defaultdict
-from collections.abc import Callable
+import json
+import shlex
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import starlark
+import yaml
+
+from galactic_lab.builds import build_modules
+from galactic_lab.builds.build_helm import HELM3
 
 ROOT = Path(__file__).parents[2]
+CONTEXT = "kind-galactic"
+MANUAL = 2
+"""Tilt's number of TRIGGER_MODE_MANUAL without a first run."""
 MULTUS = """\
+apiVersion: apps/v1
 kind: DaemonSet
-metadata: {name: kube-multus-ds}
+metadata: {name: kube-multus-ds, namespace: kube-system}
 spec:
+  selector: {matchLabels: {name: multus}}
   template:
+    metadata: {labels: {name: multus}}
     spec:
       containers:
-        - image: example.net/multus-cni:snapshot-thick
+        - name: kube-multus
+          image: example.net/multus-cni:snapshot-thick
           resources: {limits: {memory: "50Mi"}}
 """
-"""Those parts of Multus' manifest that the Tiltfile changes."""
+"""Those parts of Multus' manifest that the Tiltfile changes, and what Tilt asks of a DaemonSet."""
 
 
-class Signatures:
-    """The parameters of each builtin; their effects are not modelled."""
-
-    def allow_k8s_contexts(self, contexts): ...
-    def update_settings(
-        self, max_parallel_updates=3, k8s_upsert_timeout_secs=30, suppress_unused_image_warnings=None
-    ): ...
-    def local(self, command, quiet=False, command_bat="", echo_off=False, env=None, dir="", stdin=None): ...
-    def blob(self, contents): ...
-    def k8s_yaml(self, yaml, allow_duplicates=False): ...
-    def k8s_resource(
-        self, workload="", new_name="", port_forwards=(), extra_pod_selectors=(), trigger_mode=None,
-        resource_deps=(), objects=(), auto_init=True, pod_readiness="", links=(), labels=(), discovery_strategy="",
-    ): ...  # fmt: skip
-    def local_resource(
-        self, name, cmd="", deps=None, trigger_mode=None, resource_deps=(), ignore=(), auto_init=True, serve_cmd="",
-        cmd_bat="", serve_cmd_bat="", allow_parallel=False, links=(), labels=(), env=None, serve_env=None,
-        readiness_probe=None, dir="", serve_dir="",
-    ): ...  # fmt: skip
-    def docker_build(
-        self, ref, context, build_args=None, dockerfile="Dockerfile", dockerfile_contents="", live_update=(),
-        match_in_env_vars=False, ignore=(), only=(), entrypoint=(), target="", ssh="", network="", secret="",
-        extra_tag="", container_args=None, cache_from=(), pull=False, platform="", extra_hosts=(),
-    ): ...  # fmt: skip
-    def fall_back_on(self, files): ...
-    def sync(self, local_path, remote_path): ...
-    def run(self, cmd, trigger=(), echo_off=False): ...
-    def helm(
-        self, path_to_chart, name="", namespace="", values=(), set=(), kube_version="", skip_crds=False
-    ): ...  # fmt: skip
+class Refused(Exception):
+    """Tilt's complaint."""
 
 
-class Tiltfile:
-    """The calls that running a Tiltfile makes, by builtin, each as its arguments by name."""
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """``resources``: Tilt's, by name. ``fetched``: the words of each call of curl. ``log``: all that Tilt prints."""
 
-    def __init__(self, text: str) -> None:
-        self.calls: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        module = starlark.Module()
-        for name, method in inspect.getmembers(Signatures(), inspect.ismethod):
-            module.add_callable(name, self._recorder(name, inspect.signature(method)))
-        text = f"TRIGGER_MODE_MANUAL = 'manual'\n{text}"
-        starlark.eval(
-            module,
-            starlark.parse("Tiltfile", text, starlark.Dialect.extended()),
-            starlark.Globals.standard(),
-        )
+    resources: dict[str, dict[str, Any]]
+    fetched: list[list[str]]
+    log: str
 
-    def _recorder(self, name: str, signature: inspect.Signature) -> Callable[..., Any]:
-        def record(*words: Any, **given: Any) -> Any:
-            arguments = signature.bind(*words, **given).arguments
-            self.calls[name].append(arguments)
-            if name == "local":
-                return MULTUS
-            return arguments["contents"] if name == "blob" else {name: arguments}
+    def objects(self, name: str) -> list[dict[str, Any]]:
+        """The objects of Kubernetes that a resource applies."""
+        return [
+            one for one in yaml.safe_load_all(self.resources[name]["DeployTarget"].get("yaml", "")) if one
+        ]
 
-        return record
+    @property
+    def applied(self) -> Iterator[dict[str, Any]]:
+        """The objects of all resources."""
+        for name in self.resources:
+            yield from self.objects(name)
 
-    def only(self, name: str) -> dict[str, Any]:
-        """The arguments of the one call there is."""
-        (call,) = self.calls[name]
-        return call
+    @property
+    def commands(self) -> dict[str, list[str]]:
+        """Those of resources that run a command on this machine."""
+        targets = ((name, one["DeployTarget"].get("UpdateCmdSpec")) for name, one in self.resources.items())
+        return {name: target["args"] for name, target in targets if target}
 
-    def resources(self) -> dict[str, dict[str, Any]]:
-        """Of k8s_resource and local_resource, by name."""
-        cluster = {call["workload"]: call for call in self.calls["k8s_resource"]}
-        return cluster | {call["name"]: call for call in self.calls["local_resource"]}
+
+def load(folder: Path, tiltfile: Path = ROOT / "Tiltfile", context: str = CONTEXT) -> Loaded:
+    """Loads it with that context of a kubeconfig chosen. ``folder``, an empty one, is the home. Raises Refused."""
+    programs, asked = folder / "bin", folder / "asked"
+    programs.mkdir()
+    (programs / "helm").symlink_to(HELM3.ensure(_quiet) / "helm")
+    curl = programs / "curl"
+    (folder / "multus.yaml").write_text(MULTUS)
+    curl.write_text(f'#!/bin/sh\necho "$@" >> {asked}\ncat {folder}/multus.yaml\n')
+    curl.chmod(0o755)
+    kubeconfig = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": context,
+        "clusters": [{"name": context, "cluster": {"server": "https://127.0.0.1:1"}}],
+        "users": [{"name": context, "user": {}}],
+        "contexts": [{"name": context, "context": {"cluster": context, "user": context}}],
+    }
+    (folder / "kubeconfig").write_text(yaml.safe_dump(kubeconfig))
+    done = subprocess.run(
+        [
+            build_modules.tilt().ensure(_quiet) / "tilt",
+            "alpha",
+            "tiltfile-result",
+            "--verbose",
+            "--file",
+            tiltfile,
+        ],
+        env={
+            "PATH": f"{programs}:/usr/bin:/bin",
+            "HOME": str(folder),
+            "KUBECONFIG": str(folder / "kubeconfig"),
+            "DO_NOT_TRACK": "1",
+        },
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise Refused(done.stderr)
+    resources = {one["Name"]: one for one in json.loads(done.stdout)["Manifests"]}
+    lines = asked.read_text().splitlines() if asked.exists() else []
+    return Loaded(resources, [shlex.split(line) for line in lines], done.stderr)
+
+
+def _quiet(_done: float, _title: str) -> None:
+    pass

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from galactic.errors import Rejected
-from galactic_lab.builds import go_toolchain
+from galactic_lab.builds import go_toolchain, packages
 from galactic_lab.builds.build import Build, BuildFailed, Job
 from galactic_lab.builds.go_toolchain import Toolchain
 
@@ -41,6 +41,8 @@ class Recipe:
     stamps: tuple[str, ...]
     """Variables that the linker sets; {version} is such as 1.37.2, {minor} then 37."""
     tags: str = ""
+    c_compiler: tuple[str, ...] = ()
+    """Debian's packages of one, where the programs have parts in C."""
 
     def file(self, name: str) -> str:
         return (MODULES / self.folder / name).read_text()
@@ -80,6 +82,16 @@ COREDNS_RECIPE: Final = Recipe(
 
 KIND_RECIPE: Final = Recipe("kind", "sigs.k8s.io/kind", ("kind",), seconds=20, packages=200, stamps=())
 """For a test alone, in which kind parses kind-config.yaml."""
+TILT_RECIPE: Final = Recipe(
+    "tilt",
+    "github.com/tilt-dev/tilt",
+    ("tilt",),
+    seconds=240,
+    packages=1860,
+    stamps=(),
+    c_compiler=("gcc", "libc6-dev"),
+)
+"""For a test alone, in which Tilt loads the Tiltfile."""
 POLICIES_RECIPE: Final = Recipe(
     "networkpolicies",
     "sigs.k8s.io/kube-network-policies",
@@ -174,25 +186,32 @@ def kind() -> Build:
     return build(KIND_RECIPE)
 
 
+def tilt() -> Build:
+    return build(TILT_RECIPE)
+
+
 def policies() -> Build:
     return build(POLICIES_RECIPE)
 
 
-def _environment(job: Job, toolchain: Toolchain) -> dict[str, str]:
+def _environment(job: Job, recipe: Recipe, toolchain: Toolchain) -> dict[str, str]:
     """Go's variables.
 
     Go's caches are in the work folder and removed with it: for Kubernetes 600 MB of modules and 4 GB of objects.
     ``GOCACHE`` and ``GOMODCACHE`` of the user override that.
     """
     caches = {name: str(job.work / name.lower()) for name in ("GOCACHE", "GOMODCACHE")}
-    places = {"GOTMPDIR": str(job.work), "GOWORK": "off", "CGO_ENABLED": "0"}
+    places = {"GOTMPDIR": str(job.work), "GOWORK": "off", "CGO_ENABLED": str(int(bool(recipe.c_compiler)))}
     mine = {name: path for name, path in caches.items() if not os.environ.get(name)}
     return places | mine | toolchain.environment
 
 
 def make(job: Job, recipe: Recipe, toolchain: Toolchain, wanted: str) -> None:
     """Builds the programs and keeps their go.mod and go.sum. Raises BuildFailed."""
-    go, environment = str(toolchain.ensure(job.advance)), _environment(job, toolchain)
+    go, environment = str(toolchain.ensure(job.advance)), _environment(job, recipe, toolchain)
+    if recipe.c_compiler:
+        job.advance(0, "installing a C compiler")
+        packages.install(recipe.c_compiler)
     module = job.work / "module"
     shutil.copytree(MODULES / recipe.folder, module)
     gomod = module / "go.mod"

@@ -16,12 +16,13 @@ from galactic_lab.builds.build_modules import (
     KUBERNETES_RECIPE,
     MODULES,
     POLICIES_RECIPE,
+    TILT_RECIPE,
     Recipe,
 )
 
 RECIPES = [
     *(KUBERNETES_RECIPE, ETCD_RECIPE, CONTAINERD_RECIPE, COREDNS_RECIPE, KIND_RECIPE),
-    POLICIES_RECIPE,
+    *(POLICIES_RECIPE, TILT_RECIPE),
 ]
 each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.folder)
 OWN = """\
