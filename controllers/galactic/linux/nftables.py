@@ -267,19 +267,24 @@ class _Chosen:
 _chosen = _Chosen()
 
 
+_CRASHES: Final = (signal.SIGSEGV, signal.SIGABRT)
+
+
 async def _run(script: str, *arguments: str) -> str:
     """The output. An empty script: the command is among the arguments, because with -j a script would be JSON."""
     code, output, complaint = await _execute(_chosen.name, script, *arguments)
-    if -code in (signal.SIGSEGV, signal.SIGABRT) and _chosen.name != NEWER and shutil.which(NEWER):
+    if -code in _CRASHES and _chosen.name != NEWER and shutil.which(NEWER):
         log.warning("nft crashed, as it does at tables of a newer one; using another version", program=NEWER)
         _chosen.name = NEWER
         code, output, complaint = await _execute(_chosen.name, script, *arguments)
     if code < 0:
-        raise Unreachable(
-            _chosen.name,
-            f"it ended by {signal.Signals(-code).name}: mostly, another program has written tables with a newer "
-            "version of nft, which this one cannot read; update nftables",
-        )
+        reason = f"it ended by {signal.Signals(-code).name}"
+        if -code in _CRASHES:
+            reason += (
+                ": mostly, another program has written tables with a newer version of nft, which this one cannot "
+                "read; update nftables"
+            )
+        raise Unreachable(_chosen.name, reason)
     if code > 0:
         lines = complaint.strip().splitlines() or [f"exit code {code}"]
         raise Unreachable(_chosen.name, lines[0])

@@ -67,3 +67,12 @@ async def test_a_refusal_is_no_crash(programs):
     with pytest.raises(Unreachable, match="syntax error"):
         await Nftables().apply("add table inet a\n")
     assert programs.written == []
+
+
+async def test_a_program_that_is_killed_has_not_crashed(programs):
+    """As the kernel does where there is no memory left."""
+    programs.put(PROGRAM, "kill -KILL $$")
+    programs.put(NEWER, WORKS)
+    with pytest.raises(Unreachable, match=r"it ended by SIGKILL$"):
+        await Nftables().apply("add table inet a\n")
+    assert programs.written == []
