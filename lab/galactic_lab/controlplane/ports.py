@@ -1,6 +1,5 @@
 """Ports of this machine for servers that start later."""
 
-import errno
 import socket
 
 
@@ -11,17 +10,12 @@ def kept() -> socket.socket:
     All addresses, as Mosquitto's WebSockets listen on all, whatever they are configured for: a connection that another
     program has from that port, of any address of the machine, would be in their way.
     """
-    try:
-        holder = socket.socket(socket.AF_INET6)
+    both = socket.has_dualstack_ipv6()
+    holder = socket.socket(socket.AF_INET6 if both else socket.AF_INET)
+    if both:
         holder.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        holder.bind(("::", 0))
-    except OSError as error:
-        if error.errno not in {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}:
-            raise
-        holder = socket.socket()  # IPv6 is disabled here
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        holder.bind(("0.0.0.0", 0))  # noqa: S104
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind(("", 0))
     return holder
 
 

@@ -145,8 +145,8 @@ class GatewayFilter:
         """
         if (led_out := self._led_out()) is None:
             return  # as an earlier life reported it
-        current = self._current().keys()
-        ways = [way for vpc, way in self._written.items() if vpc in current & led_out]
+        here = self._current().keys() & led_out
+        ways = [way for vpc, way in self._written.items() if vpc in here]
         published = {str(one.address) for way in ways for one in way.published}
         self._store.set_leading(sorted(str(way.exit.segment) for way in ways), sorted(published))
 
