@@ -26,7 +26,7 @@ from galactic.node.state.remote import pack
 
 TABLE, LAST = 101, 2
 SO_RCVBUFFORCE, SOL_NETLINK, NETLINK_CAP_ACK = 33, 270, 10
-CHUNK = 400
+CHUNK = 100
 """Messages in one send, the last of which is acknowledged."""
 Message = Callable[[RouteKey, bytes, bool, int], bytes]
 

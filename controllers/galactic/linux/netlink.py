@@ -7,6 +7,7 @@ Devices are indexes here, as in the messages; the caller maps them to names.
 import socket
 import struct
 from collections.abc import Callable, Iterator
+from functools import cache
 from ipaddress import IPv6Network
 from typing import Final, NamedTuple
 
@@ -119,28 +120,37 @@ class Encoder:
     def encaps(self, device: str, mode: EncapMode) -> Callable[[RouteKey, bytes, bool, int], bytes]:
         """A function that makes messages of (key, packed segment, delete?, sequence): there may be 100,000 to write."""
         lead = self._device(device) + _ENCAP_HEADS[mode]
-        tail_size = len(lead) + 16 + len(_ENCAP_TAIL)
-        setting = RTM_NEWROUTE, NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE
-        deleting = RTM_DELROUTE, NLM_F_REQUEST
+        parts = {
+            size: struct.Struct(f"=8s I 20s {size}s 12s I {len(lead)}s 16s {len(_ENCAP_TAIL)}s")
+            for size in (4, 16)
+        }
+
+        @cache
+        def constants(table: int, length: int, size: int, gone: bool) -> tuple[bytes, bytes, bytes]:
+            """The bytes that all routes of one length in a table share, packed once."""
+            family, scope = (
+                (socket.AF_INET6, _SCOPE_UNIVERSE) if size == 16 else (socket.AF_INET, _SCOPE_LINK)
+            )
+            kind, flags = RTM_NEWROUTE, NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE
+            if gone:
+                kind, flags, scope = RTM_DELROUTE, NLM_F_REQUEST, _SCOPE_NOWHERE
+            route = _ROUTE.pack(family, length, 0, 0, 0, PROTOCOL, scope, _RTN_UNICAST, 0)
+            return (
+                HEADER.pack(parts[size].size, kind, flags, 0, 0)[:8],
+                bytes(4) + route + _ATTRIBUTE.pack(4 + size, _RTA_DST),
+                _NUMBER.pack(8, _RTA_TABLE, table) + _ATTRIBUTE.pack(8, _RTA_PRIORITY),
+            )
 
         def message(key: RouteKey, segment: bytes, gone: bool, sequence: int) -> bytes:
             table, metric, length = _KEY.unpack_from(key)
             destination = key[_KEY.size :]
-            kind, flags = deleting if gone else setting
             size = len(destination)
             if size == 16:
-                family, metric = socket.AF_INET6, metric or IPV6_METRIC
-                scope = _SCOPE_NOWHERE if gone else _SCOPE_UNIVERSE
-            else:
-                family, scope = socket.AF_INET, _SCOPE_NOWHERE if gone else _SCOPE_LINK
-            whole = _WHOLE[family, metric != 0]
-            packed = whole.pack(
-                *(whole.size + tail_size, kind, flags, sequence, 0),
-                *(family, length, 0, 0, 0, PROTOCOL, scope, _RTN_UNICAST, 0),
-                *(4 + size, _RTA_DST, destination, 8, _RTA_TABLE, table),
-                *((8, _RTA_PRIORITY, metric) if metric else ()),
+                metric = metric or IPV6_METRIC
+            head, route, place = constants(table, length, size, gone)
+            return parts[size].pack(
+                head, sequence, route, destination, place, metric, lead, segment, _ENCAP_TAIL
             )
-            return packed + lead + segment + _ENCAP_TAIL
 
         return message
 

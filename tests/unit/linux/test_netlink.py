@@ -137,6 +137,22 @@ def test_a_delete_message_names_the_same_route(pair):
     assert decoded(bytes(message)) == {key: target}
 
 
+@given(
+    st.sampled_from((V4, V6, IPv4Network("10.1.0.0/16"), IPv6Network("2001:10::/32"))),
+    st.integers(1, 2**32 - 1),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(("encap", "encap.red")),
+    st.booleans(),
+    st.integers(0, 2**32 - 1),
+)
+def test_messages_of_large_tables_are_the_same_bytes(network, table, metric, mode, gone, sequence):
+    key = route_key(table, network, metric or (network.version == 4))
+    encoder = Encoder(DEVICES.__getitem__)
+    one_by_one = encoder.delete if gone else encoder.set
+    expected = one_by_one(key, Encap("lo-galactic", SEGMENT, mode), sequence)
+    assert encoder.encaps("lo-galactic", mode)(key, SEGMENT, gone, sequence) == expected
+
+
 @pytest.mark.parametrize(
     ("network", "metric", "same"),
     [

@@ -46,12 +46,13 @@ def entry(vpc: int, cluster: str, route: Route) -> tuple[PackedNetwork, Entry]:
     except (OSError, ValueError) as error:
         raise Rejected(f"{route.segments[0]!r} is no IPv6 address", field=route.network) from error
     function = names.parse_function(route.function)
-    if segment[8:14] in _RESERVED_VPCS or segment[14:] in _RESERVED:
+    leads_to = segment[8:14]
+    if leads_to in _RESERVED_VPCS or segment[14:] in _RESERVED:
         raise Rejected(f"{route.segments[0]} is no SID of a VPC", field=route.network)
     if not 0 <= route.epoch <= _HIGHEST:
         raise Rejected(f"{route.epoch} is not an epoch", field=route.network)
     whose = _OWN if route.cluster == cluster else _OTHER
-    if segment[8:14] != vpc.to_bytes(6, "big"):
+    if leads_to != vpc.to_bytes(6, "big"):
         whose |= _IMPORTED
     packed = _ENTRY.pack(segment, route.epoch, weight(route), function, whose)
     return pack(route.network), packed
