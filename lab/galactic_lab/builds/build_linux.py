@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Self
 
-from galactic_lab.builds import packages, suites
+from galactic_lab.builds import guest_clock, packages, suites
 from galactic_lab.builds.build import Build, BuildFailed, Job
 
 NEEDS: Final = ("gcc", "make", "libc6-dev", "flex", "bison", "bc", "xz-utils")
@@ -86,6 +86,10 @@ def make(job: Job, source: Source) -> None:
     archive = tarball(job, source)
     job.run(["tar", "--extract", "--file", str(archive)], seconds=25, title="extracting")
     tree = next(path for path in job.work.glob("linux-source-*") if path.is_dir())
+    if guest_clock.fits(source.package) and not guest_clock.put(tree):
+        job.log.write(
+            f"{source} has another vDSO than expected, and keeps it: its guests are slower\n".encode()
+        )
     fragment = FRAGMENT.read_text()
     job.run(["make", "ARCH=um", "tinyconfig"], seconds=8, lines=30, title="configuring", cwd=tree)
     with (tree / ".config").open("a") as config:
@@ -104,7 +108,7 @@ def build(source: Source) -> Build:
     return Build(
         name=f"linux-{source.version}",
         files=("linux",),
-        inputs=f"2 {source} {FRAGMENT.read_text()}",
+        inputs=f"2 {source} {FRAGMENT.read_text()}{guest_clock.inputs(source.package)}",
         seconds=255,
         make=partial(make, source=source),
     )
