@@ -138,14 +138,17 @@ def test_a_delete_message_names_the_same_route(pair):
 
 
 @given(
-    st.sampled_from((V4, V6, IPv4Network("10.1.0.0/16"), IPv6Network("2001:10::/32"))),
-    st.integers(1, 2**32 - 1),
-    st.integers(0, 2**32 - 1),
+    st.tuples(
+        st.sampled_from((V4, V6, IPv4Network("10.1.0.0/16"), IPv6Network("2001:10::/32"))),
+        st.integers(1, 2**32 - 1),
+        st.integers(0, 2**32 - 1),
+    ),
     st.sampled_from(("encap", "encap.red")),
     st.booleans(),
     st.integers(0, 2**32 - 1),
 )
-def test_messages_of_large_tables_are_the_same_bytes(network, table, metric, mode, gone, sequence):
+def test_messages_of_large_tables_are_the_same_bytes(place, mode, gone, sequence):
+    network, table, metric = place
     key = route_key(table, network, metric or (network.version == 4))
     encoder = Encoder(DEVICES.__getitem__)
     one_by_one = encoder.delete if gone else encoder.set
