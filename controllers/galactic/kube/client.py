@@ -32,8 +32,6 @@ from galactic.kube.resources import PODS, Resource
 
 CONNECT_SECONDS: Final = 5.0
 READ_SECONDS: Final = 60.0
-PAGE: Final = 200
-"""Objects of a list in one answer: some 10 ms to read."""
 
 ACCEPTED: Final = "application/json, text/plain;q=0.1"
 METADATA: Final = "application/json;as={kind};g=meta.k8s.io;v=v1, application/json"
@@ -104,7 +102,7 @@ class Kube:
         With ``least`` the API server answers from its own memory, in one piece, with a state that is not older than
         that version (``0``: any). Without, etcd reads all objects for each request.
         """
-        query = ({"resourceVersion": least} if least else {"limit": str(PAGE)}) | _selectors(fields, labels)
+        query = ({"resourceVersion": least} if least else {"limit": str(resource.page)}) | _selectors(fields, labels)
         while True:
             page = await self._json(
                 "GET",

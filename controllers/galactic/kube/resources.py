@@ -9,7 +9,8 @@ from galactic.names import GROUP, VERSION
 class Resource:
     """One kind of object. ``group`` is empty for the core group.
 
-    ``partial``: only the objects' metadata is requested (``PartialObjectMetadata``).
+    ``partial``: only the objects' metadata is requested (``PartialObjectMetadata``). ``page``: objects in one part of a
+    list, which is decoded in one turn.
     """
 
     group: str
@@ -18,6 +19,7 @@ class Resource:
     kind: str
     namespaced: bool = True
     partial: bool = False
+    page: int = 200
 
     @property
     def api_version(self) -> str:
@@ -37,7 +39,8 @@ class Resource:
 VPCS = Resource(GROUP, VERSION, "vpcs", "VPC")
 VPC_ATTACHMENTS = Resource(GROUP, VERSION, "vpcattachments", "VPCAttachment")
 VPC_GATEWAYS = Resource(GROUP, VERSION, "vpcgateways", "VPCGateway")
-NODE_SEGMENTS = Resource(GROUP, VERSION, "nodesegments", "NodeSegment", namespaced=False)
+NODE_SEGMENTS = Resource(GROUP, VERSION, "nodesegments", "NodeSegment", namespaced=False, page=10)
+"""A NodeSegment lists its node's endpoints, of some 450 bytes each."""
 VPC_POLICIES = Resource(GROUP, VERSION, "vpcpolicies", "VPCPolicy")
 POLICY_SLICES = Resource(GROUP, VERSION, "policyslices", "PolicySlice", namespaced=False)
 NADS = Resource("k8s.cni.cncf.io", "v1", "network-attachment-definitions", "NetworkAttachmentDefinition")
