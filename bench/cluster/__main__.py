@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Final
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "operator"))
-from measurement import Measurement, Result
+from measurement import Measurement
 from processes import cluster
 from report import details, table
+from result import Result
 
 from galactic.kube.client import connect
 

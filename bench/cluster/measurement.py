@@ -1,54 +1,23 @@
 """The measurements of one cluster."""
 
 import asyncio
-import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import Final
 
 from load import WIDE, Audit, Load, narrow
 from paho.mqtt import subscribe
-from processes import BROKER, COMPONENTS, NAMESPACE, ROUTERS, Cluster, Turns
+from processes import BROKER, COMPONENTS, NAMESPACE, ROUTERS, Cluster
+from result import Result, by_kind, note
 from servers import install
+from waits import POLL_SECONDS, WRITTEN_SECONDS, Waits, ours
 
 from galactic.errors import GalacticError
 from galactic.kube.client import Kube
 
 PER_SECOND: Final = 10.0
 IDLE_SECONDS: Final = 15.0
-QUIET_SECONDS: Final = 3.0
-WRITTEN_SECONDS: Final = 7.0
-"""Longer than any write of a status waits: the counts of a VPC wait for five seconds."""
-QUIET_SHARE: Final = 0.3
-"""Of a processor, all processes of the control plane together: they work on something."""
-LIMIT_SECONDS: Final = 3600.0
-POLL_SECONDS: Final = 0.25
-REPORT_SECONDS: Final = 30.0
-
-
-@dataclass
-class Result:
-    """``whole`` and ``lists``: writes and lists while a pod comes and goes. ``turns`` by phase, ``memory`` in bytes an
-    attachment; ``spent`` a pod and ``change`` in processor seconds.
-    """
-
-    nodes: int
-    attachments: int
-    paced: int = 0
-    ready_per_second: float = 0.0
-    spent: dict[str, float] = field(default_factory=dict)
-    writes: Counter[tuple[str, str, str]] = field(default_factory=Counter)
-    by_others: int = 0
-    whole: float = 0.0
-    lists: float = 0.0
-    turns: dict[str, dict[str, Turns]] = field(default_factory=dict)
-    memory: dict[str, dict[str, float]] = field(default_factory=dict)
-    base: dict[str, int] = field(default_factory=dict)
-    reachable: list[float] = field(default_factory=list)
-    change: dict[str, float] = field(default_factory=dict)
-    broker: tuple[float, int] = 0.0, 0
 
 
 class Measurement:
@@ -61,6 +30,7 @@ class Measurement:
         self.cluster, self.kube = made, kube
         self._paced_pods, self._changes = paced, changes
         self.load, self.audit = Load(kube, made.count), Audit(made.folder / "audit.log")
+        self.waits = Waits(made, self.audit)
         self.result = Result(made.count, attachments, paced)
 
     async def run(self) -> Result:
@@ -74,10 +44,10 @@ class Measurement:
         began = time.monotonic()
         for program in cluster.nodes:
             program.start()
-        await self.until(lambda figures: figures["settled"] == cluster.count)
+        await self.waits.until(lambda figures: figures["settled"] == cluster.count)
         note(f"{cluster.count} nodes have their prefix ({time.monotonic() - began:.0f} s)")
         await self._vpcs()
-        await self.quiet()
+        await self.waits.quiet()
         result.base = cluster.memory()
         await cluster.turns()
         await self._fill()
@@ -101,11 +71,11 @@ class Measurement:
         count = self.result.attachments
         began, before = time.monotonic(), self.cluster.cpu()
         making = asyncio.create_task(self.load.fill(range(count)))
-        await self.until(lambda figures: figures["attached"] == count, making)
+        await self.waits.until(lambda figures: figures["attached"] == count, making)
         seconds = time.monotonic() - began
         self.result.ready_per_second = count / seconds
         note(f"{count} pods attached ({seconds:.0f} s, {count / seconds:.0f}/s)")
-        await self.quiet()
+        await self.waits.quiet()
         after = self.cluster.cpu()
         self.result.spent = {name: (after[name] - before[name]) / count for name in after}
         self.result.turns["pods start"] = await self.cluster.turns()
@@ -121,7 +91,7 @@ class Measurement:
     async def _paced(self) -> None:
         """Pods one after the other, in the VPCs of ten nodes."""
         result, before = self.result, await self.cluster.counts()
-        await self._writes()  # those of the pods before
+        await self.waits.writes()  # those of the pods before
         self.cluster.arrived.clear()
         names = []
         for number in range(self._paced_pods):
@@ -129,10 +99,10 @@ class Measurement:
             names.append(f"m{number}")
             await self.load.start(names[-1], node, narrow(node, 0))
             await asyncio.sleep(1 / PER_SECOND)
-        await self.until(lambda figures: figures["attached"] == before["attached"] + self._paced_pods)
-        await self.quiet()
+        await self.waits.until(lambda figures: figures["attached"] == before["attached"] + self._paced_pods)
+        await self.waits.quiet()
         result.turns["paced"] = await self.cluster.turns()
-        result.writes = await self._writes()
+        result.writes = await self.waits.writes()
         concerned = min(self._paced_pods, self.cluster.count)
         result.by_others = sum(
             count
@@ -148,22 +118,11 @@ class Measurement:
             f"routes of {len(result.reachable)} of {self._paced_pods} pods arrived at all nodes of their VPC"
         )
 
-    async def _writes(self) -> Counter[tuple[str, str, str]]:
-        """Those of Galactic's own processes since the last call, once there are no more. Leases aside."""
-        total = Counter[tuple[str, str, str]]()
-        while True:
-            await asyncio.sleep(WRITTEN_SECONDS)
-            new = self.audit.drain()
-            ours = {key: count for key, count in new.items() if _ours(key[0]) and key[1] != "leases"}
-            if not ours:
-                return total
-            total.update(ours)
-
     async def _change(self) -> None:
         """One pod comes and goes in the VPC of all nodes."""
         before = await self.cluster.counts()
         idle = await self._spent(lambda: asyncio.sleep(IDLE_SECONDS))
-        await self._writes()
+        await self.waits.writes()
         self.audit.lists.clear()
 
         async def changes() -> None:
@@ -184,9 +143,9 @@ class Measurement:
             rest = idle[name][0] / idle[name][1] * seconds
             self.result.change[name] = (cpu - rest) / self._changes
         self.result.turns["one change"] = await self.cluster.turns()
-        writes = await self._writes()
+        writes = await self.waits.writes()
         total, kinds = sum(writes.values()) / self._changes, by_kind(writes, self._changes)
-        lists = Counter({key: count for key, count in self.audit.lists.items() if _ours(key[0])})
+        lists = Counter({key: count for key, count in self.audit.lists.items() if ours(key[0])})
         self.result.whole, self.result.lists = total, sum(lists.values()) / self._changes
         note(f"{total:.2f} writes while a pod comes and goes: {kinds}")
         note(f"{self.result.lists:.2f} lists: {by_kind(lists, self._changes)}")
@@ -205,9 +164,9 @@ class Measurement:
         broker.kill()
         broker.start(persistence=True, extra=BROKER)
         count = self.cluster.count
-        await self.until(lambda figures: figures["settled"] == count and not figures["fallback"])
+        await self.waits.until(lambda figures: figures["settled"] == count and not figures["fallback"])
         seconds = time.monotonic() - began
-        await self.quiet()
+        await self.waits.quiet()
         sent = await broker_bytes(broker.port)
         self.result.broker = seconds, sent
         self.result.turns["broker restart"] = await self.cluster.turns()
@@ -223,7 +182,7 @@ class Measurement:
             program.start()
             await self._healthy(name)
             note(f"{name} restarted ({time.monotonic() - began:.0f} s)")
-        await self.quiet()
+        await self.waits.quiet()
         self.result.turns["start"] = await self.cluster.turns()
         self._memory("restarted")
 
@@ -242,35 +201,6 @@ class Measurement:
                 pass
             await asyncio.sleep(0.5)
 
-    async def until(
-        self, condition: Callable[[dict[str, int]], bool], beside: "asyncio.Task[None] | None" = None
-    ) -> dict[str, int]:
-        """The nodes' figures, once they are so. Fails with ``beside``."""
-        deadline, reported = time.monotonic() + LIMIT_SECONDS, time.monotonic()
-        while not condition(figures := await self.cluster.figures()):
-            if beside and beside.done():
-                beside.result()
-            if time.monotonic() > deadline:
-                raise SystemExit(f"not within {LIMIT_SECONDS:g} s: {figures}")
-            if time.monotonic() - reported > REPORT_SECONDS:
-                reported = time.monotonic()
-                note(f"  {figures}")
-            await asyncio.sleep(POLL_SECONDS)
-        return figures
-
-    async def quiet(self) -> None:
-        """Returns when no process of the control plane works any more."""
-        while True:
-            before = self.cluster.cpu()
-            await asyncio.sleep(QUIET_SECONDS)
-            after = self.cluster.cpu()
-            if sum(after[name] - before[name] for name in COMPONENTS) < QUIET_SHARE * QUIET_SECONDS:
-                return
-
-
-def _ours(user: str) -> bool:
-    return user.startswith((*COMPONENTS, "galactic-node-"))
-
 
 async def broker_bytes(port: int) -> int:
     """The bytes that the broker has sent and received since its start."""
@@ -279,16 +209,3 @@ async def broker_bytes(port: int) -> int:
         subscribe.simple, topics, msg_count=len(topics), hostname="127.0.0.1", port=port
     )
     return sum(int(message.payload) for message in messages)
-
-
-def by_kind(writes: Counter[tuple[str, str, str]], pods: int) -> str:
-    """The writes a pod by component, kind and verb."""
-    total = Counter[str]()
-    for (user, kind, verb), count in writes.items():
-        component = "node" if user.startswith("galactic-node-") else user.partition("-")[0]
-        total[f"{component} {verb} {kind}"] += count
-    return ", ".join(f"{name} {count / pods:.2f}" for name, count in total.most_common())
-
-
-def note(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
-from measurement import Result, by_kind
 from processes import COMPONENTS, ROUTERS, Turns
+from result import Result, by_kind
 
 RUNNING: Final = ("pods start", "paced", "one change", "broker restart")
 START: Final = ("start",)

@@ -107,9 +107,9 @@ async def test_a_node_of_the_bench_has_the_tasks_of_a_real_one(tmp_path):
 
 @pytest.mark.usefixtures("bench")
 def test_every_figure_is_in_the_table(tmp_path):
-    from measurement import Result
     from processes import COMPONENTS, Turns
     from report import details, table
+    from result import Result
 
     def result(nodes: int, change: float) -> Result:
         made = Result(nodes, 100 * nodes, 50)
