@@ -141,15 +141,17 @@ class Load:
             await self._kube.delete(resource, self._attachment_of[name], NAMESPACE)
 
 
-async def each(items: Iterable[Any], work: Callable[[Any], Awaitable[object]]) -> None:
-    """AT_ONCE of them at a time."""
+async def each(
+    items: Iterable[Any], work: Callable[[Any], Awaitable[object]], *, at_once: int = AT_ONCE
+) -> None:
+    """Some of them at a time."""
     iterator = iter(items)
 
     async def worker() -> None:
         for item in iterator:
             await work(item)
 
-    await asyncio.gather(*(worker() for _ in range(AT_ONCE)))
+    await asyncio.gather(*(worker() for _ in range(at_once)))
 
 
 class Audit:

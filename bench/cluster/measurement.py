@@ -8,9 +8,11 @@ from typing import Final
 
 from load import WIDE, Audit, Load, narrow
 from paho.mqtt import subscribe
+from preload import Preload
 from processes import BROKER, COMPONENTS, NAMESPACE, ROUTERS, Cluster
 from result import Result, by_kind, note
 from servers import install
+from start import start
 from waits import POLL_SECONDS, WRITTEN_SECONDS, Waits, ours
 
 from galactic.errors import GalacticError
@@ -23,15 +25,18 @@ IDLE_SECONDS: Final = 15.0
 class Measurement:
     """One cluster, from its start to its end.
 
-    ``paced``: pods whose writes and times are counted; ``changes``: pods that come and go.
+    ``paced``: pods whose writes and times are counted; ``changes``: pods that come and go. ``preloaded``: attachments
+    that are there before the start.
     """
 
-    def __init__(self, made: Cluster, kube: Kube, attachments: int, *, paced: int, changes: int) -> None:
+    def __init__(
+        self, made: Cluster, kube: Kube, attachments: int, *, paced: int, changes: int, preloaded: int = 0
+    ) -> None:
         self.cluster, self.kube = made, kube
         self._paced_pods, self._changes = paced, changes
         self.load, self.audit = Load(kube, made.count), Audit(made.folder / "audit.log")
         self.waits = Waits(made, self.audit)
-        self.result = Result(made.count, attachments, paced)
+        self.result = Result(made.count, attachments, paced, preloaded)
 
     async def run(self) -> Result:
         cluster, result = self.cluster, self.result
@@ -50,6 +55,8 @@ class Measurement:
         await self.waits.quiet()
         result.base = cluster.memory()
         await cluster.turns()
+        if result.preloaded:
+            await self._preload()
         await self._fill()
         await self._paced()
         await self._change()
@@ -67,11 +74,19 @@ class Measurement:
             else:
                 return
 
+    async def _preload(self) -> None:
+        count = self.result.preloaded
+        await Preload(self.cluster, self.kube, self.load, self.waits, count).run()
+        self.result.start = start_ = await start(self.cluster, self.waits, count)
+        self.result.turns["preloaded start"] = await self.cluster.turns()
+        note(f"writes at the start: {sum(start_.writes.values())}, {by_kind(start_.writes, 1)}")
+
     async def _fill(self) -> None:
-        count = self.result.attachments
+        attachments = self.result.attachments
+        count = attachments - self.result.preloaded
         began, before = time.monotonic(), self.cluster.cpu()
-        making = asyncio.create_task(self.load.fill(range(count)))
-        await self.waits.until(lambda figures: figures["attached"] == count, making)
+        making = asyncio.create_task(self.load.fill(range(self.result.preloaded, attachments)))
+        await self.waits.until(lambda figures: figures["attached"] == attachments, making)
         seconds = time.monotonic() - began
         self.result.ready_per_second = count / seconds
         note(f"{count} pods attached ({seconds:.0f} s, {count / seconds:.0f}/s)")

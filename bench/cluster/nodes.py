@@ -13,7 +13,6 @@ import asyncio
 import json
 import logging
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -24,19 +23,17 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "operator"))
+from arrivals import Arrivals, ObservedStore
+from kubelets import Kubelets
 from servers import token
 
 from galactic.bus.metrics import BusMetrics
 from galactic.bus.paho import PahoBus
-from galactic.errors import GalacticError
 from galactic.garbage import set_survivors_aside
 from galactic.kube.api import Key, Object
 from galactic.kube.client import Kube
-from galactic.kube.informer import Follower
 from galactic.kube.official import client as official
-from galactic.kube.reflector import Selection
-from galactic.kube.resources import PODS
-from galactic.linux.objects import PackedNetwork, packed
+from galactic.linux.objects import packed
 from galactic.messages import Topics
 from galactic.names import ATTACHMENT_ANNOTATION
 from galactic.node.kubernetes.carried import CarriedAttachments
@@ -53,14 +50,11 @@ from galactic.node.state.attachment import PodRef, attachment_of
 from galactic.node.state.checkpoint import Checkpoint
 from galactic.node.state.condition import ConditionState
 from galactic.node.state.epoch import Clock
-from galactic.node.state.remote import Entry, Source
-from galactic.node.state.store import Store
+from galactic.node.state.remote import Source
 from galactic.settings import MqttSettings
 
 CLUSTER: Final = "default"
 KUBELET: Final = "kubelet"
-AGAIN_SECONDS: Final = 10.0
-"""Until a kubelet tries a sandbox again, as a real one does at the least."""
 STARTS: Final = 20
 """Nodes that connect at a time: all of their handshakes are this process' alone."""
 CONDITIONS: Final = (
@@ -73,45 +67,6 @@ CONDITIONS: Final = (
     "PathMTU",
 )
 FACTS: Final = {"kernel": "6.12.0-amd64", "version": "0", "encap": "encap.red"}
-
-
-class Arrivals:
-    """When the routes of new pods arrived at other nodes: by pod the first and the last one, on the monotonic clock."""
-
-    def __init__(self) -> None:
-        self._expected: dict[tuple[int, PackedNetwork], str] = {}
-        self._moments: dict[str, tuple[float, float]] = {}
-
-    def expect(self, vpc: int, network: PackedNetwork, pod: str) -> None:
-        self._expected[vpc, network] = pod
-
-    def arrived(self, vpc: int, network: PackedNetwork) -> None:
-        if (pod := self._expected.get((vpc, network))) is not None:
-            now = time.monotonic()
-            self._moments[pod] = self._moments.get(pod, (now, now))[0], now
-
-    def drain(self) -> dict[str, tuple[float, float]]:
-        moments, self._moments = self._moments, {}
-        return moments
-
-
-class ObservedStore(Store):
-    """Reports each route that a change of a table brings."""
-
-    arrivals: Arrivals
-
-    def set_table(
-        self,
-        vpc: int,
-        source: Source,
-        revision: int,
-        routes: Mapping[PackedNetwork, Entry],
-        before: Mapping[PackedNetwork, Entry | None] | None = None,
-    ) -> None:
-        super().set_table(vpc, source, revision, routes, before)
-        if source is Source.MQTT:
-            for network in before or ():
-                self.arrivals.arrived(vpc, network)
 
 
 class Shared:
@@ -150,6 +105,7 @@ class Node:
         self.store.restore()
         self.store.set_unaccounted(())
         self._of_pod: dict[Key, AttachmentKey] = {}
+        self._restored = {one.pod: key for key, one in self.store.attachments.items()}
         topics = Topics(shared.settings.mqtt_base)
         own = NodeTopics(topics, CLUSTER, name)
         self.bus = PahoBus(shared.settings, f"galactic-node-{CLUSTER}-{name}", own.will, shared.bus)
@@ -227,50 +183,17 @@ class Node:
             self._shared.arrivals.expect(attachment.vpc, packed(network), key[1])
         self._of_pod[key] = self.store.attach(replace(attachment, pod=meta["uid"])).key
 
+    def adopt(self, key: Key, uid: str) -> bool:
+        """Whether the pod was attached in an earlier life: then the kubelet starts no sandbox."""
+        if (of_pod := self._restored.pop(uid, None)) is None:
+            return False
+        self._of_pod[key] = of_pod
+        return True
+
     def detach(self, key: Key) -> None:
         """A DEL."""
         if attachment := self._of_pod.pop(key, None):
             self.store.detach(attachment)
-
-
-class Kubelets:
-    """Those of all nodes here."""
-
-    def __init__(self, kube: Kube, nodes: Mapping[str, Node]) -> None:
-        self._kube, self._nodes = kube, nodes
-        self._pods: dict[Key, asyncio.Task[None]] = {}
-        self._on: dict[Key, Node] = {}
-        self.attached: set[Key] = set()
-        self.failures = 0
-        self._follower = Follower(kube, Selection(PODS), self._changed)
-
-    async def run(self) -> None:
-        await self._follower.run()
-
-    def _changed(self, key: Key, new: Object | None) -> None:
-        if new is None:
-            if task := self._pods.pop(key, None):
-                task.cancel()
-                self._on.pop(key).detach(key)
-                self.attached.discard(key)
-        elif key not in self._pods and (node := self._nodes.get(new["spec"].get("nodeName", ""))):
-            self._on[key] = node
-            self._pods[key] = asyncio.create_task(self._start(node, key, new))
-
-    async def _start(self, node: Node, key: Key, pod: Object) -> None:
-        while True:
-            try:
-                await node.attach(key, pod)
-            except GalacticError as error:
-                self.failures += 1
-                print(f"{node.name} {key}: {error}", file=sys.stderr)
-                await asyncio.sleep(AGAIN_SECONDS)
-                continue
-            break
-        self.attached.add(key)
-        conditions = [{"type": "Ready", "status": "True"}]
-        status = {"phase": "Running", "conditions": conditions}
-        await self._kube.patch(PODS, key[1], {"status": status}, key[0], subresource="status")
 
 
 def figures(

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -163,10 +164,25 @@ class Cluster:
         for program in self.all:
             program.stop()
 
+    def empty_broker(self) -> None:
+        """It starts again without what it had saved."""
+        self.broker.kill()
+        for saved in self.broker.folder.glob("mosquitto.db*"):
+            saved.unlink()
+        self.broker.start(persistence=True, extra=BROKER)
+
     def metric(self, name: str, metric: str) -> float:
         """A metric of a program, all labels together."""
         values = scraped(self._ports[name])
         return sum(value for key, value in values.items() if key.partition("{")[0] == metric)
+
+    def ready(self, name: str) -> bool:
+        """Whether a program is ready by its own account."""
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{self._ports[name]}/readyz", timeout=10).close()
+        except OSError:
+            return False
+        return True
 
     @property
     def leader(self) -> str:
@@ -184,8 +200,11 @@ class Cluster:
 
     def memory(self) -> dict[str, int]:
         """Bytes by process, of all nodes together."""
+        assert self.broker.process
         by_name = {name: rss(program.pid) for name, program in self.programs.items()}
-        return by_name | {"nodes": sum(rss(program.pid) for program in self.nodes)}
+        by_name["nodes"] = sum(rss(program.pid) for program in self.nodes)
+        by_name |= {name: rss(pid) for name, pid in self.servers.items()}
+        return by_name | {"broker": rss(self.broker.process.pid)}
 
     async def turns(self) -> dict[str, Turns]:
         found = await asyncio.gather(*(program.turns() for program in self.all))

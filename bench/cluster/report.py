@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from processes import COMPONENTS, ROUTERS, Turns
-from result import Result, by_kind
+from result import Result, Start, by_kind
 
 RUNNING: Final = ("pods start", "paced", "one change", "broker restart")
-START: Final = ("start",)
+START: Final = ("start", "preloaded start")
+SERVERS: Final = ("kube-apiserver", "etcd")
 NONE: Final = "-"
 
 
@@ -26,7 +27,7 @@ def table(results: Sequence[Result]) -> Iterator[str]:
     yield row("writes of nodes that it does not concern", lambda result: str(result.by_others))
     yield row("pods ready a second", lambda result: f"{result.ready_per_second:.0f}")
     yield row("processor time of a pod, ours", lambda result: _sum(result.spent, COMPONENTS))
-    yield row("… API server and etcd", lambda result: _sum(result.spent, ("kube-apiserver", "etcd")))
+    yield row("… API server and etcd", lambda result: _sum(result.spent, SERVERS))
     yield row("bound to reachable, p50 and p99", _reachable)
     yield row(
         "broker restart", lambda result: f"{result.broker[0]:.1f} s, {result.broker[1] / 2**20:.1f} MiB"
@@ -40,6 +41,8 @@ def table(results: Sequence[Result]) -> Iterator[str]:
                 f"{_longest(result, of, RUNNING)[0] * 1e3:.0f} ms, {_longest(result, of, START)[0] * 1e3:.0f} ms"
             ),
         )
+    if any(result.start for result in results):
+        yield from _starts(results)
     for process in _changes(results[0]):
         yield row(f"a change, {process}", lambda result, of=process: _change(result, results[0], of))
 
@@ -48,6 +51,8 @@ def details(results: Sequence[Result]) -> Iterator[str]:
     """Writes by kind, and where each loop was longest."""
     for result in results:
         yield f"{result.nodes:,} nodes, writes a pod: {by_kind(result.writes, result.paced)}"
+        if result.start:
+            yield f"  writes of the start: {by_kind(result.start.writes, 1)}"
         for process in (*COMPONENTS, "nodes"):
             for phase in (*RUNNING, *START):
                 seconds, turns = _longest(result, process, (phase,))
@@ -56,6 +61,33 @@ def details(results: Sequence[Result]) -> Iterator[str]:
                         f"  {process}, {phase}: {seconds * 1e3:.0f} ms, of which {turns.name} "
                         f"{turns.step * 1e3:.0f}; generation {turns.generation} {turns.collection * 1e3:.0f}"
                     )
+
+
+def _starts(results: Sequence[Result]) -> Iterator[str]:
+    """Rows of clusters some of whose attachments were there before the programs started."""
+
+    def row(title: str, figure: Callable[[Result, Start], str]) -> str:
+        cells = (figure(result, result.start) if result.start else NONE for result in results)
+        return _line(title, *cells)
+
+    yield row("attachments there before the start", lambda result, _: f"{result.preloaded:,}")
+    yield row(
+        "API writes of the start, such an attachment",
+        lambda result, start: f"{sum(start.writes.values()) / result.preloaded:.4f}",
+    )
+    for process in (*COMPONENTS, "nodes"):
+        yield row(
+            f"{process}, ready and consistent after",
+            lambda _, start, of=process: f"{start.ready[of]:.0f} s, {start.consistent[of]:.0f} s",
+        )
+    for process in (*COMPONENTS, "nodes", *SERVERS, "broker"):
+        yield row(
+            f"RSS of {process} after the start, and an attachment",
+            lambda result, start, of=process: (
+                f"{start.resident[of] / 2**20:.0f} MiB, "
+                f"{(start.resident[of] - result.base[of]) / result.preloaded / 1024:.1f} KiB"
+            ),
+        )
 
 
 def _line(*cells: str) -> str:
@@ -98,7 +130,7 @@ def _longest(result: Result, process: str, phases: Sequence[str]) -> tuple[float
     """Of several processes of nodes, the longest step of any."""
     longest: tuple[float, Turns | None] = 0.0, None
     for phase in phases:
-        for name, turns in result.turns[phase].items():
+        for name, turns in result.turns.get(phase, {}).items():
             nodes = process == "nodes" and name.startswith("nodes-")
             seconds = turns.step if nodes else turns.turn
             if (nodes or name == process) and seconds >= longest[0]:

@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from processes import Turns
@@ -11,14 +12,30 @@ Writes = Counter[tuple[str, str, str]]
 
 
 @dataclass
+class Start:
+    """Of all programs at once, with everything there.
+
+    ``ready`` and ``consistent``: seconds after the start, by process; ``resident``: RSS afterwards, in bytes.
+    """
+
+    ready: Mapping[str, float]
+    consistent: Mapping[str, float]
+    writes: Writes
+    resident: Mapping[str, int]
+
+
+@dataclass
 class Result:
     """``whole`` and ``lists``: writes and lists while a pod comes and goes. ``turns`` by phase, ``memory`` in bytes an
-    attachment; ``spent`` a pod and ``change`` in processor seconds.
+    attachment; ``spent`` a pod and ``change`` in processor seconds. ``preloaded``: attachments that were there before
+    ``start``.
     """
 
     nodes: int
     attachments: int
     paced: int = 0
+    preloaded: int = 0
+    start: Start | None = None
     ready_per_second: float = 0.0
     spent: dict[str, float] = field(default_factory=dict)
     writes: Writes = field(default_factory=Counter)

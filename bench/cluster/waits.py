@@ -1,4 +1,4 @@
-"""Waits for a cluster: until its nodes are so, until nobody works, until nobody writes."""
+"""Waits for a cluster: until its nodes are so, and until its programs neither work nor write."""
 
 import asyncio
 import time
@@ -16,6 +16,8 @@ WRITTEN_SECONDS: Final = 7.0
 QUIET_SHARE: Final = 0.3
 """Of a processor, all processes that are waited for together: they work on something."""
 LIMIT_SECONDS: Final = 3600.0
+PATIENCE_SECONDS: Final = 600.0
+"""How long work or writes that do not end are waited for."""
 POLL_SECONDS: Final = 0.25
 REPORT_SECONDS: Final = 30.0
 
@@ -51,6 +53,7 @@ class Waits:
     async def writes(self) -> Writes:
         """Those of Galactic's own processes since the last call, once there are no more. Leases aside."""
         total: Writes = Counter()
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             await asyncio.sleep(WRITTEN_SECONDS)
             new = self._audit.drain()
@@ -58,6 +61,9 @@ class Waits:
             if not own:
                 return total
             total.update(own)
+            if time.monotonic() > deadline:
+                note(f"still written after {PATIENCE_SECONDS:g} s: {own}")
+                return total
 
 
 def ours(user: str) -> bool:
@@ -67,8 +73,10 @@ def ours(user: str) -> bool:
 
 async def _quiet(pids: Iterable[int]) -> None:
     pids = [*pids]
-    while True:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
         before = sum(map(cpu, pids))
         await asyncio.sleep(QUIET_SECONDS)
         if sum(map(cpu, pids)) - before < QUIET_SHARE * QUIET_SECONDS:
             return
+    note(f"still at work after {PATIENCE_SECONDS:g} s")

@@ -69,7 +69,7 @@ def api_server(users: Iterable[str] = ()) -> Iterator[Path]:
     """A folder with a ``kubeconfig`` for an administrator, while the servers run.
 
     With ``users`` it has a ``kubeconfig-USER`` for each as well, all of them administrators, and ``audit.log`` their
-    writes and lists. ``etcd.pid`` and ``kube-apiserver.pid`` have the processes' ids.
+    writes and lists. ``etcd.pid`` and ``kube-apiserver.pid`` have the processes' ids, ``etcd.url`` etcd's address.
     """
     found = assets.find()
     # The servers end with this process.
@@ -87,11 +87,12 @@ def api_server(users: Iterable[str] = ()) -> Iterator[Path]:
         etcd += [
             f"--listen-client-urls={url}",
             f"--advertise-client-urls={url}",
-            "--quota-backend-bytes=4294967296",
+            "--quota-backend-bytes=8589934592",
         ]
         etcd += [f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}", "--name=bench"]
         pid = stack.enter_context(running(*etcd, f"--initial-cluster=bench={peer}", log=folder / "etcd.log"))
         (folder / "etcd.pid").write_text(str(pid))
+        (folder / "etcd.url").write_text(url)
         server = [str(found.apiserver), f"--etcd-servers={url}", "--bind-address=127.0.0.1"]
         server += [f"--secure-port={port}", "--service-cluster-ip-range=10.0.0.0/24", "--v=0"]
         server += [
