@@ -1,4 +1,7 @@
-"""All programs start at once, with everything there."""
+"""All programs start again, with everything there but what the broker had: the nodes when the routers have published.
+
+Nodes that start while their tables are on no broker read each of their VPCs from the API server.
+"""
 
 import asyncio
 import time
@@ -16,8 +19,6 @@ async def start(cluster: Cluster, waits: Waits, count: int) -> Start:
     """Returns when no program works or writes any more. ``count``: the attachments that are there."""
     await waits.writes()  # those of the time before
     began = time.monotonic()
-    for program in cluster.all:
-        program.start()
     ready: dict[str, float] = {}
     consistent: dict[str, float] = {}
 
@@ -27,6 +28,9 @@ async def start(cluster: Cluster, waits: Waits, count: int) -> Start:
         note(f"{name}: ready after {ready[name]:.0f} s, consistent after {consistent[name]:.0f} s")
 
     async def nodes() -> None:
+        began = time.monotonic()
+        for program in cluster.nodes:
+            program.start()
         await waits.until(lambda figures: figures["attached"] == count)
         ready["nodes"] = time.monotonic() - began
         figures = await waits.until(
@@ -38,7 +42,10 @@ async def start(cluster: Cluster, waits: Waits, count: int) -> Start:
             f"with {figures['routes']} routes"
         )
 
-    await asyncio.gather(nodes(), *map(component, COMPONENTS))
+    for name in COMPONENTS:
+        cluster.programs[name].start()
+    await asyncio.gather(*map(component, COMPONENTS))
+    await nodes()
     writes = await waits.writes()
     await waits.quiet()
     return Start(ready, consistent, writes, cluster.memory())
