@@ -102,7 +102,9 @@ class Kube:
         With ``least`` the API server answers from its own memory, in one piece, with a state that is not older than
         that version (``0``: any). Without, etcd reads all objects for each request.
         """
-        query = ({"resourceVersion": least} if least else {"limit": str(resource.page)}) | _selectors(fields, labels)
+        query = ({"resourceVersion": least} if least else {"limit": str(resource.page)}) | _selectors(
+            fields, labels
+        )
         while True:
             page = await self._json(
                 "GET",

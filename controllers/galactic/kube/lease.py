@@ -147,6 +147,7 @@ class Lease:
         self._pace = Pace(self._terms)
         self.holder = ""
         self.transitions = 0
+        self._acquired = ""
         self.annotations: Mapping[str, str] = {}
         self.annotate: Callable[[], Mapping[str, str]] = dict
 
@@ -154,6 +155,11 @@ class Lease:
     def leads(self) -> bool:
         """Whether this replica may act now."""
         return self._clock() < self._until
+
+    @property
+    def term(self) -> tuple[int, str]:
+        """That of the present holder: another one when the lease was anybody else's, or deleted, in between."""
+        return self.transitions, self._acquired
 
     @property
     def remaining(self) -> float:
@@ -314,10 +320,11 @@ class Lease:
         moment = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         renewal = before.get("holderIdentity") == self.own
         self.transitions = (before.get("leaseTransitions") or 0) + (0 if renewal or not before else 1)
+        self._acquired = before.get("acquireTime") or "" if renewal else moment
         return {
             "holderIdentity": self.own,
             "leaseDurationSeconds": self._pace.duration,
-            "acquireTime": before.get("acquireTime") if renewal else moment,
+            "acquireTime": self._acquired,
             "renewTime": moment,
             "leaseTransitions": self.transitions,
         }

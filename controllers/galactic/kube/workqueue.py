@@ -79,6 +79,12 @@ class WorkQueue(Generic[T]):
         self.add(item, delay)
         return delay
 
+    def take_back(self) -> None:
+        """The workers were cancelled: items that they worked on are dirty again."""
+        working, self._working = self._working, {}
+        for item in working:
+            self.add(item)
+
     def clear(self) -> None:
         """Forgets every item."""
         self.close()

@@ -90,7 +90,7 @@ async def operate(
         async def lead() -> None:
             segments.load(lease.annotations.get(HIGHEST_ANNOTATION, ""))
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(reconciler.lead(), name="reconciler")
+                tasks.create_task(reconciler.lead(lease.term), name="reconciler")
                 if broker is not None:
                     await reconciler.restored.wait()  # a list that is not complete would withdraw routes
                     cluster = ClusterName(

@@ -95,10 +95,18 @@ class Reconciler:
         self.evictions, self.segments = reconcilers.evictions, reconcilers.segments
         self.restored = asyncio.Event()
         """Set while it leads and every kind was listed."""
+        self._term: object = None  # of the last restoration
 
-    async def lead(self) -> None:
-        """Restores the allocator from the API server's objects, and reconciles until it is cancelled."""
-        while True:
+    async def lead(self, term: object) -> None:
+        """Restores the allocator from the API server's objects, and reconciles until it is cancelled.
+
+        In the same ``term`` as before, which is the lease's, no other replica has acted in between: it goes on by its own
+        memory. An API server that was too slow for the lease does not get faster by lists of every kind.
+        """
+        if term == self._term:
+            self.queue.take_back()
+            self.evictions.queue.take_back()
+        while term != self._term:
             try:
                 await self.restore()
             except Unreachable as error:
@@ -106,7 +114,7 @@ class Reconciler:
                 await asyncio.sleep(RESTORE_SECONDS)
             else:
                 self._report(None)
-                break
+                self._term = term
         self.restored.set()
         try:
             await self.run()

@@ -175,6 +175,26 @@ async def test_a_leader_that_is_cut_off_stops_before_another_begins(candidates, 
     assert not a.active
 
 
+@pytest.mark.parametrize("other", ["nobody", "leads", "leads-and-deletes-the-lease"])
+async def test_the_term_is_the_same_only_while_nobody_else_led(candidates, other):
+    """So a holder knows whether its memory is still the truth."""
+    server, a = candidates.server, candidates("a")
+    await until(lambda: a.active)
+    term = a.lease.term
+    server.cut.add("a")
+    await until(lambda: not a.active)
+    if other != "nobody":
+        b = candidates("b")
+        await until(lambda: b.active)
+        await b.end()
+    if other == "leads-and-deletes-the-lease":
+        server.remove(LEASES, "operator", "ns")
+    await asyncio.sleep(1)
+    server.cut.clear()
+    await until(lambda: a.active)
+    assert (a.lease.term == term) is (other == "nobody")
+
+
 async def test_one_request_that_is_lost_does_not_cost_the_lease(candidates):
     a = candidates("a")
     await until(lambda: a.active)

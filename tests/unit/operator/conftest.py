@@ -35,6 +35,7 @@ class Cluster:
         self.rules = rules
         self.reconciler: Reconciler
         self._work: asyncio.Task[None] | None = None
+        self._term = 0
         for namespace in ("default", "other"):
             self.api.put(NAMESPACES, {"metadata": {"name": namespace, "labels": {"name": namespace}}})
 
@@ -53,10 +54,11 @@ class Cluster:
         """Seconds since 1970, by the time of the loop."""
         return EPOCH + asyncio.get_running_loop().time()
 
-    async def lead(self) -> None:
-        """The reconciler leads, and receives events from then on."""
+    async def lead(self, *, again: bool = False) -> None:
+        """The reconciler leads, and receives events from then on. ``again``: no other replica did in between."""
         self.api.observer = self._observe
-        self._work = asyncio.create_task(self.reconciler.lead())
+        self._term += not again
+        self._work = asyncio.create_task(self.reconciler.lead(self._term))
 
     async def depose(self) -> None:
         """It stops leading in the middle of its work, and goes on watching."""
