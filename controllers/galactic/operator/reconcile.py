@@ -100,7 +100,7 @@ class Reconciler:
     async def lead(self, term: object) -> None:
         """Restores the allocator from the API server's objects, and reconciles until it is cancelled.
 
-        In the same ``term`` as before, which is the lease's, no other replica has acted in between: it goes on by its own
+        In the same ``term`` as before, which is the lease's, no other replica has acted in between: it goes on with its
         memory. An API server that was too slow for the lease does not get faster by lists of every kind.
         """
         if term == self._term:
