@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Sets what the guest's clocks are ahead of the host's, in the vDSO's page, once the guest keeps its own time. */
+/* Sets what the guest's CLOCK_MONOTONIC is ahead of the host's, in the vDSO's page, once the guest keeps its own time. */
 #include <linux/init.h>
 #include <linux/ktime.h>
 #include <linux/mm.h>
@@ -28,14 +28,12 @@ static int __init set_guest_clock(void)
 	for (reading = 0; reading < READINGS; reading++) {
 		long long before = os_nsecs();
 		long long monotonic = ktime_get_ns();
-		long long realtime = ktime_get_real_ns();
 		long long after = os_nsecs();
 
 		if (after - before >= shortest)
 			continue;
 		shortest = after - before;
 		clock->monotonic = monotonic - before;
-		clock->realtime = realtime - before;
 	}
 	clock->set = 1;
 	return 0;

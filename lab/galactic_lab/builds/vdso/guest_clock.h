@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * The clock of a User Mode Linux guest, as its vDSO has it: the host's CLOCK_MONOTONIC and what the guest's clocks are
- * ahead of it, in nanoseconds. The guest's kernel finds it in the vDSO's page by its mark and sets it at boot.
+ * The clock of a User Mode Linux guest, as its vDSO has it: the host's CLOCK_MONOTONIC and what the guest's is ahead of
+ * it, in nanoseconds. The guest's kernel finds it in the vDSO's page by its mark and sets it at boot.
  */
 #ifndef GUEST_CLOCK_H
 #define GUEST_CLOCK_H
@@ -15,7 +15,6 @@ struct guest_clock {
 	unsigned long long mark;
 	long long set;
 	long long monotonic;
-	long long realtime;
 };
 
 #endif

@@ -3,7 +3,8 @@
  * A guest's vDSO that reads clocks from the host. User Mode Linux' own makes a system call of each reading, which is
  * two signals and two changes of process; half of the system calls of Go's programs are such readings.
  *
- * Other clocks, and addresses that the host's process has no page for yet, are left to the guest's kernel.
+ * CLOCK_MONOTONIC alone: the guest's CLOCK_REALTIME may be set. It, and addresses that the host's process has no page
+ * for yet, are left to the guest's kernel.
  */
 #define DISABLE_BRANCH_PROFILING
 
@@ -39,52 +40,29 @@ static inline long host_monotonic(struct __kernel_timespec *now)
 	return result;
 }
 
-/* Returns whether the clock could be read. */
-static inline int read_clock(clockid_t clock, struct __kernel_timespec *now)
+int __vdso_clock_gettime(clockid_t clock, struct __kernel_timespec *now)
 {
 	long long time;
 
-	if (!guest_clock.set || (clock != CLOCK_MONOTONIC && clock != CLOCK_REALTIME))
-		return 0;
-	if (host_monotonic(now))
-		return 0;
-	time = now->tv_sec * SECOND + now->tv_nsec;
-	time += clock == CLOCK_MONOTONIC ? guest_clock.monotonic : guest_clock.realtime;
+	if (clock != CLOCK_MONOTONIC || !guest_clock.set || host_monotonic(now))
+		return guest_call(__NR_clock_gettime, clock, (unsigned long)now);
+	time = now->tv_sec * SECOND + now->tv_nsec + guest_clock.monotonic;
 	now->tv_sec = time / SECOND;
 	now->tv_nsec = time % SECOND;
-	return 1;
-}
-
-int __vdso_clock_gettime(clockid_t clock, struct __kernel_timespec *now)
-{
-	if (read_clock(clock, now))
-		return 0;
-	return guest_call(__NR_clock_gettime, clock, (unsigned long)now);
+	return 0;
 }
 int clock_gettime(clockid_t, struct __kernel_timespec *)
 	__attribute__((weak, alias("__vdso_clock_gettime")));
 
 int __vdso_gettimeofday(struct __kernel_old_timeval *now, struct timezone *zone)
 {
-	struct __kernel_timespec read;
-
-	if (!now || zone || !read_clock(CLOCK_REALTIME, &read))
-		return guest_call(__NR_gettimeofday, (unsigned long)now, (unsigned long)zone);
-	now->tv_sec = read.tv_sec;
-	now->tv_usec = read.tv_nsec / 1000;
-	return 0;
+	return guest_call(__NR_gettimeofday, (unsigned long)now, (unsigned long)zone);
 }
 int gettimeofday(struct __kernel_old_timeval *, struct timezone *)
 	__attribute__((weak, alias("__vdso_gettimeofday")));
 
 __kernel_old_time_t __vdso_time(__kernel_old_time_t *seconds)
 {
-	struct __kernel_timespec read;
-
-	if (!read_clock(CLOCK_REALTIME, &read))
-		return guest_call(__NR_time, (unsigned long)seconds, 0);
-	if (seconds)
-		*seconds = read.tv_sec;
-	return read.tv_sec;
+	return guest_call(__NR_time, (unsigned long)seconds, 0);
 }
 __kernel_old_time_t time(__kernel_old_time_t *) __attribute__((weak, alias("__vdso_time")));
