@@ -7,6 +7,7 @@ import pytest
 
 pytestmark = pytest.mark.every_kernel
 
+LIBC = ctypes.CDLL(None)
 SYS_CLOCK_GETTIME = 228
 READINGS = 1_000
 RESOLUTION = 1_000
@@ -20,7 +21,7 @@ class Timespec(ctypes.Structure):
 def by_system_call(clock: int) -> int:
     """Nanoseconds."""
     now = Timespec()
-    assert ctypes.CDLL(None).syscall(SYS_CLOCK_GETTIME, clock, ctypes.byref(now)) == 0
+    assert LIBC.syscall(SYS_CLOCK_GETTIME, clock, ctypes.byref(now)) == 0
     return now.seconds * 10**9 + now.nanoseconds
 
 
@@ -37,9 +38,8 @@ def test_the_vdsos_clock_is_the_kernels(clock: int) -> None:
 
 def test_a_wait_for_a_moment_ends_at_that_moment() -> None:
     """Waits go by the kernel's clock, moments by the vDSO's."""
-    libc = ctypes.CDLL(None)
     moment = time.clock_gettime_ns(time.CLOCK_MONOTONIC) + 20_000_000
     until = Timespec(*divmod(moment, 10**9))
     timer_abstime = 1
-    assert libc.clock_nanosleep(time.CLOCK_MONOTONIC, timer_abstime, ctypes.byref(until), None) == 0
+    assert LIBC.clock_nanosleep(time.CLOCK_MONOTONIC, timer_abstime, ctypes.byref(until), None) == 0
     assert time.clock_gettime_ns(time.CLOCK_MONOTONIC) >= moment - RESOLUTION

@@ -298,6 +298,13 @@ def test_a_copy_has_the_words_of_its_own_attachment(template, other, kind, path,
     assert found == value
 
 
+@pytest.mark.usefixtures("bench")
+def test_a_word_inside_of_another_is_none():
+    from copies import Stamp
+
+    assert Stamp(("p1",))("p1 p10 xp1 /p1/", ("q",)) == "q p10 xp1 /q/"
+
+
 def test_a_copy_of_a_copy_is_the_template(template, other):
     from copies import Stamp
 
