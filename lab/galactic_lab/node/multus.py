@@ -1,60 +1,62 @@
-"""The lab's stand-in for Multus: a CNI plugin that containerd calls, which calls those of the pod's networks.
+"""The lab's stand-in for Multus: a daemon on each node, which calls the plugins of a pod's networks.
 
-Its configuration has ``delegate``, the default network's list; ``kubeconfig``; ``state``, a folder of what it attached;
-``plugins``, the folders of CNI plugins; ``networks`` writes it. Little is imported, and of the lab what imports no
-more: each call starts an interpreter, inside a guest.
+As with Multus' own daemon, containerd calls a small plugin that asks it (``multus_shim``). The configuration has
+``delegate``, the default network's list; ``kubeconfig``; ``state``, a folder of what it attached; ``plugins``, the
+folders of CNI plugins; ``networks`` writes it.
 """
 
 import http.client
 import json
-import os
+import socketserver
 import ssl
-import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from galactic.errors import GalacticError, Unreachable
 from galactic_lab.node.libcni import Attachment, Config, PluginFailed, Runtime, conflist
+from galactic_lab.node.multus_shim import SOCKET
 from galactic_lab.node.selections import NETWORKS, STATUS, Selection, addresses, selections, status
 
 NAME: Final = "galactic-lab-multus"
-VERSIONS: Final = ("0.3.1", "0.4.0", "1.0.0", "1.1.0")
+FOREVER: Final = 1e6
 TRIES: Final = 20
 PAUSE_SECONDS: Final = 0.5
 ANSWER_SECONDS: Final = 30.0
 
 
 class Api:
-    """Requests to the API server."""
+    """Requests to the API server, over one connection."""
 
     def __init__(self, kubeconfig: Path) -> None:
         config = json.loads(kubeconfig.read_text())
         cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
-        self._server = urlsplit(cluster["server"])
-        self._tls = ssl.create_default_context(cafile=cluster["certificate-authority"])
+        server = urlsplit(cluster["server"])
+        tls = ssl.create_default_context(cafile=cluster["certificate-authority"])
+        self._connection = http.client.HTTPSConnection(
+            str(server.hostname), server.port, context=tls, timeout=ANSWER_SECONDS
+        )
         self._token = user["token"]
 
     def __call__(self, method: str, path: str, body: Any = None, kind: str = "application/json") -> Any:
         """The answer. Raises Unreachable, also for a refusal, with what the API server answered."""
-        connection = http.client.HTTPSConnection(
-            str(self._server.hostname), self._server.port, context=self._tls, timeout=ANSWER_SECONDS
-        )
         headers = {"Authorization": f"Bearer {self._token}", "Content-Type": kind}
         try:
-            connection.request(method, path, None if body is None else json.dumps(body), headers)
-            answer = connection.getresponse()
+            self._connection.request(method, path, None if body is None else json.dumps(body), headers)
+            answer = self._connection.getresponse()
             text = answer.read()
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
+            self.close()  # the next request opens another connection
             raise Unreachable("API server", f"{method} {path}: {error}") from error
-        finally:
-            connection.close()
         if answer.status >= 400:
             raise Unreachable("API server", f"{method} {path}: {answer.status} {text[:300].decode()}")
         return json.loads(text)
+
+    def close(self) -> None:
+        self._connection.close()
 
 
 class Multus:
@@ -70,7 +72,10 @@ class Multus:
 
     def add(self) -> Config:
         """Attaches every network of the pod, or on failure none; the result of the default network."""
-        api = Api(Path(self._config["kubeconfig"]))
+        with closing(Api(Path(self._config["kubeconfig"]))) as api:
+            return self._add(api)
+
+    def _add(self, api: Api) -> Config:
         pod = self._pod(api)
         meta = pod["metadata"]
         asked = selections((meta.get("annotations") or {}).get(NETWORKS, ""), meta["namespace"])
@@ -181,21 +186,39 @@ class Multus:
                 api("POST", f"{where}/events", event)
 
 
-def main() -> int:
-    """One call of the plugin, as the CNI specification 1.1 has it; the exit status."""
-    environment = os.environ
-    command = environment.get("CNI_COMMAND", "")
-    if command == "VERSION":
-        print(json.dumps({"cniVersion": VERSIONS[-1], "supportedVersions": VERSIONS}))
-        return 0
-    config = json.load(sys.stdin)
-    answers: dict[str, Callable[[Multus], Config | None]] = {"ADD": Multus.add, "DEL": Multus.delete}
+def answer(environment: Mapping[str, str], given: bytes) -> tuple[int, str]:
+    """The exit status and the output of one call of the plugin, as the CNI specification 1.1 has it."""
+    config = json.loads(given)
+    commands: dict[str, Callable[[Multus], Config | None]] = {"ADD": Multus.add, "DEL": Multus.delete}
+    command = commands.get(environment.get("CNI_COMMAND", ""))
     try:
-        answer = answers[command](Multus(config, environment)) if command in answers else None
+        result = command(Multus(config, environment)) if command else None
     except (GalacticError, OSError, KeyError) as error:
         failure = {"cniVersion": config.get("cniVersion", "1.0.0"), "code": 999, "msg": f"multus: {error}"}
-        print(json.dumps(failure))
-        return 1
-    if answer is not None:
-        print(json.dumps(answer))
-    return 0
+        return 1, json.dumps(failure)
+    return 0, json.dumps(result) if result is not None else ""
+
+
+class Call(socketserver.StreamRequestHandler):
+    """One call: the plugin's environment and input, and the answer (``multus_shim`` has the format)."""
+
+    def handle(self) -> None:
+        head, _, given = self.rfile.read().partition(b"\0\0")
+        pairs = (variable.partition("=") for variable in head.decode().split("\0"))
+        status, text = answer({name: value for name, _, value in pairs}, given)
+        with suppress(BrokenPipeError):  # containerd has given the plugin up
+            self.wfile.write(f"{status}{text}".encode())
+
+
+class Daemon(socketserver.ThreadingUnixStreamServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+
+def serve() -> None:
+    """Answers the node's calls, each in a thread, until it is ended."""
+    path = Path(SOCKET)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    with Daemon(str(path), Call) as daemon:
+        daemon.serve_forever(poll_interval=FOREVER)

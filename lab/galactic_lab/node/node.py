@@ -1,7 +1,6 @@
-"""A node: a machine with containerd, kubelet, and the stand-in for Multus.
+"""A node: a machine with containerd, kubelet, and Multus' daemon or the stand-in for it.
 
-Galactic's controller runs beside them; with the chart kube-proxy does, and the controller is a pod. A given Multus with
-a daemon replaces the stand-in.
+Galactic's controller runs beside them; with the chart kube-proxy does, and the controller is a pod.
 """
 
 import importlib
@@ -14,7 +13,7 @@ from typing import Final
 from galactic_lab import node_programs
 from galactic_lab.controlplane import broker, controllers
 from galactic_lab.kernel import fabric
-from galactic_lab.node import containerd, kubelet, machine, networks, proxy, real_multus
+from galactic_lab.node import containerd, kubelet, machine, multus, networks, proxy, real_multus
 from galactic_lab.node.supervision import Child, Supervisor, become, fork, redirect
 from galactic_lab.state import Node, State, environment, interpreter
 
@@ -46,7 +45,7 @@ class LabNode:
         children = [Child("containerd", self._containerd), Child("kubelet", self._kubelet)]
         if state.chart:
             children.append(Child("kube-proxy", self._proxy))
-        if real_multus.thick(state.multus):
+        if not state.multus or real_multus.thick(state.multus):
             children.append(Child("multus", self._multus))
         if not state.chart and controllers.installed(CONTROLLER):
             held, stopped = state.hold(name).exists, state.stopped(name).touch
@@ -97,6 +96,8 @@ class LabNode:
     def _multus(self) -> None:
         redirect(self._state.logs / f"{self._member.name}.multus.log")
         become(environment())
+        if not self._state.multus:
+            multus.serve()
         identity = self._state.identity("multus")
         real_multus.start(self._state.multus, self._member.name, identity, self._plugins)
 

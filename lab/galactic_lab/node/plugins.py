@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from galactic_lab.node import multus
+from galactic_lab.node import multus, multus_shim
 from galactic_lab.state import checkout, sources
 
 
@@ -13,7 +13,7 @@ def write(folder: Path, *, galactic: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if galactic:
         _write(folder / "galactic", "cni_plugin.main", [checkout() / "src"])
-    _write(folder / multus.NAME, multus.__name__, sources())
+    _write(folder / multus.NAME, multus_shim.__name__, sources())
 
 
 def _write(path: Path, module: str, paths: Sequence[Path]) -> None:
