@@ -8,8 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Self
 
-from galactic_lab.builds import guest_clock, packages, suites
+from galactic_lab.builds import guest_sources, packages, suites
 from galactic_lab.builds.build import Build, BuildFailed, Job
+from galactic_lab.builds.guest_clock import CLOCK
+from galactic_lab.builds.guest_memory import MEMORY
 
 NEEDS: Final = ("gcc", "make", "libc6-dev", "flex", "bison", "bc", "xz-utils")
 FRAGMENT: Final = Path(__file__).with_name("guest.config")
@@ -79,6 +81,11 @@ def tarball(job: Job, source: Source) -> Path:
     return job.work / f"package/usr/src/{source.package}.tar.xz"
 
 
+def changes(source: Source) -> tuple[guest_sources.Change, ...]:
+    """What is changed in that source, where it is as expected."""
+    return (CLOCK, MEMORY) if guest_sources.fits(source.package) else ()
+
+
 def make(job: Job, source: Source) -> None:
     """The file ``linux``. Raises BuildFailed, also when the source lacks an option the lab needs."""
     job.advance(0, "installing the C toolchain")
@@ -86,10 +93,10 @@ def make(job: Job, source: Source) -> None:
     archive = tarball(job, source)
     job.run(["tar", "--extract", "--file", str(archive)], seconds=25, title="extracting")
     tree = next(path for path in job.work.glob("linux-source-*") if path.is_dir())
-    if guest_clock.fits(source.package) and not guest_clock.put(tree):
-        job.log.write(
-            f"{source} has another vDSO than expected, and keeps it: its guests are slower\n".encode()
-        )
+    for change in changes(source):
+        if not change.put(tree):
+            text = f"{source} keeps its own {change.name}, which is not as expected: its guests are slower\n"
+            job.log.write(text.encode())
     fragment = FRAGMENT.read_text()
     job.run(["make", "ARCH=um", "tinyconfig"], seconds=8, lines=30, title="configuring", cwd=tree)
     with (tree / ".config").open("a") as config:
@@ -108,7 +115,7 @@ def build(source: Source) -> Build:
     return Build(
         name=f"linux-{source.version}",
         files=("linux",),
-        inputs=f"2 {source} {FRAGMENT.read_text()}{guest_clock.inputs(source.package)}",
+        inputs=f"2 {source} {FRAGMENT.read_text()}{' '.join(change.inputs for change in changes(source))}",
         seconds=255,
         make=partial(make, source=source),
     )

@@ -7,13 +7,11 @@ lets that one call through. Programs see the same clock as before, to the micros
 guest, and stays with its kernel.
 """
 
-import re
-import shutil
 from pathlib import Path
 from typing import Final
 
-FOLDER: Final = Path(__file__).with_name("vdso")
-SINCE: Final = (6, 16)
+from galactic_lab.builds.guest_sources import Change
+
 _INTO: Final = "arch/x86/um/vdso"
 _FILTER: Final = "arch/um/kernel/skas/stub_exe.c"
 _HEADER: Final = "#include <linux/seccomp.h>"
@@ -25,37 +23,11 @@ BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, GUEST_CLOCK_CALL, 0, 1),
 BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
 BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_TRAP),"""
 """In place of the filter's end for system calls that are not the stub's: six instructions for one."""
-_CHANGES: Final = (
+_EDITS: Final = (
     (f"{_INTO}/Makefile", "vdso.o vma.o", "vdso.o vma.o guest_clock.o"),
     (f"{_INTO}/vma.c", "static struct page *um_vdso;", "struct page *um_vdso;"),
     (_FILTER, "0xfffff000, 1, 0)", "0xfffff000, 6, 0)"),
     (_FILTER, "BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_TRAP),", _LET_THROUGH),
     (_FILTER, _HEADER, f'{_HEADER}\n#include "../../../../{_INTO}/guest_clock.h"'),
 )
-
-
-def fits(package: str) -> bool:
-    """Whether the guests of a package ``linux-source-…`` can have it."""
-    numbers = re.search(r"(\d+)\.(\d+)$", package)
-    return numbers is not None and (int(numbers[1]), int(numbers[2])) >= SINCE
-
-
-def inputs(package: str) -> str:
-    """The part of a build's inputs that comes from here."""
-    if not fits(package):
-        return ""
-    return " ".join([*(path.read_text() for path in sorted(FOLDER.iterdir())), repr(_CHANGES)])
-
-
-def put(tree: Path) -> bool:
-    """Changes a source tree. False, and no change, where it is not as expected: a guest works without, only slower."""
-    texts = {name: (tree / name).read_text() for name, _, _ in _CHANGES if (tree / name).exists()}
-    for name, old, new in _CHANGES:
-        if texts.get(name, "").count(old) != 1:
-            return False
-        texts[name] = texts[name].replace(old, new)
-    for path in FOLDER.iterdir():
-        shutil.copy(path, tree / _INTO)
-    for name, text in texts.items():
-        (tree / name).write_text(text)
-    return True
+CLOCK: Final = Change("vDSO", Path(__file__).with_name("vdso"), _INTO, _EDITS)

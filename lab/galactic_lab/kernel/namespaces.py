@@ -22,6 +22,7 @@ MS_SHARED: Final = 0x100000
 
 MNT_DETACH: Final = 2
 PR_SET_PDEATHSIG: Final = 1
+PR_SET_TIMERSLACK: Final = 29
 RB_POWER_OFF: Final = 0x4321FEDC
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -77,3 +78,8 @@ def power_off() -> None:
     """Ends the machine. Does not return."""
     os.sync()
     _check(_libc.reboot(RB_POWER_OFF - (1 << 32) if RB_POWER_OFF >> 31 else RB_POWER_OFF), "reboot")
+
+
+def set_timer_slack(seconds: float) -> None:
+    """How much later than asked the clock may wake the calling thread, and programs that it starts."""
+    _check(_libc.prctl(PR_SET_TIMERSLACK, ctypes.c_ulong(round(seconds * 1e9)), 0, 0, 0), "prctl")

@@ -12,7 +12,7 @@ from typing import Final
 
 from galactic_lab import node_programs
 from galactic_lab.controlplane import broker, controllers
-from galactic_lab.kernel import fabric
+from galactic_lab.kernel import fabric, namespaces
 from galactic_lab.node import containerd, kubelet, machine, multus, networks, proxy, real_multus
 from galactic_lab.node.supervision import Child, Supervisor, become, fork, redirect
 from galactic_lab.state import Node, State, environment, interpreter
@@ -20,6 +20,8 @@ from galactic_lab.state import Node, State, environment, interpreter
 CONTROLLER: Final = "galactic.node.__main__"
 USAGE_SECONDS: Final = "10"
 """Between two messages with a node's traffic, so that `galactic usage` shows it soon."""
+SLACK_SECONDS: Final = 0.002
+"""Of programs in Go: a thread of their runtime sleeps 20 µs at a time, and a guest takes longer to wake it."""
 CHART_PLUGINS: Final = Path("/opt/cni/bin")
 """The chart's default for ``node.cniBinDir``."""
 
@@ -78,12 +80,14 @@ class LabNode:
     def _containerd(self) -> None:
         redirect(self._state.logs / f"{self._member.name}.containerd.log")
         become(environment())
+        namespaces.set_timer_slack(SLACK_SECONDS)
         containerd.start(self._built.containerd, self._plugins, kubelet.DEFINITIONS, self._built.images)
 
     def _kubelet(self) -> None:
         state, member = self._state, self._member
         redirect(state.logs / f"{member.name}.kubelet.log")
         become(environment())
+        namespaces.set_timer_slack(SLACK_SECONDS)
         identity = state.identity(f"kubelet-{member.name}")
         kubelet.start(self._built.kubelet, member.name, str(member.address), identity)
 
@@ -91,6 +95,7 @@ class LabNode:
         state, member = self._state, self._member
         redirect(state.logs / f"{member.name}.kube-proxy.log")
         become(environment())
+        namespaces.set_timer_slack(SLACK_SECONDS)
         proxy.start(self._built.proxy, state, member)
 
     def _multus(self) -> None:

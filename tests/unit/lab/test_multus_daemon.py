@@ -65,7 +65,9 @@ def test_a_call_reaches_the_networks_plugin(tmp_path: Path, monkeypatch: pytest.
     plugin(tmp_path, "exit 0")
     assert call(tmp_path, monkeypatch, "DEL") == 0
     environment = (tmp_path / "environment").read_text().splitlines()
-    assert {"CNI_COMMAND=DEL", "CNI_CONTAINERID=c1", "CNI_NETNS=", f"CNI_ARGS={ARGUMENTS}"} <= set(environment)
+    assert {"CNI_COMMAND=DEL", "CNI_CONTAINERID=c1", "CNI_NETNS=", f"CNI_ARGS={ARGUMENTS}"} <= set(
+        environment
+    )
     assert json.loads((tmp_path / "input").read_text()) == {
         "cniVersion": "1.0.0",
         "name": "pods",
