@@ -1,6 +1,7 @@
 """The host is prepared and kept so: checks, conditions, repairs and their metrics."""
 
 import asyncio
+import itertools
 from ipaddress import IPv6Address, IPv6Network
 from types import SimpleNamespace
 
@@ -230,7 +231,7 @@ async def test_a_chain_of_others_that_drops_is_a_condition_with_the_remedy(host_
     await host_setup.check()
     assert conditions(host_setup)["PacketFilter"] == (True, "NftTables")
     machine.foreign = (DOCKER,)
-    clock[0] += setup.FOREIGN_SECONDS + 1
+    clock[0] += setup.FOREIGN_SECONDS[0] + 1
     await host_setup.check()
     (condition,) = (state for state in host_setup.conditions() if state.type == "PacketFilter")
     assert (condition.status, condition.reason) == (False, "ForeignDrop")
@@ -240,9 +241,24 @@ async def test_a_chain_of_others_that_drops_is_a_condition_with_the_remedy(host_
     )
     assert host_setup.problem is None  # pods are attached: the other families' packets pass
     machine.foreign = ()
-    clock[0] += setup.FOREIGN_SECONDS + 1
+    clock[0] += setup.FOREIGN_SECONDS[0] + 1
     await host_setup.check()
     assert conditions(host_setup)["PacketFilter"] == (True, "NftTables")
+
+
+async def test_chains_of_others_are_looked_for_each_minute_however_long_that_takes(
+    host_setup, machine, clock, monkeypatch
+):
+    spent = itertools.count(step=30)
+    monkeypatch.setattr(setup.time, "process_time", lambda: float(next(spent)))
+    await host_setup.check()
+    machine.foreign = (DOCKER,)
+    clock[0] += setup.FOREIGN_SECONDS[0] + 1
+    await host_setup.check()
+    assert conditions(host_setup)["PacketFilter"] == (True, "NftTables"), "it took its share of the time"
+    clock[0] += 60
+    await host_setup.check()
+    assert conditions(host_setup)["PacketFilter"] == (False, "ForeignDrop")
 
 
 async def test_a_contested_filter_is_put_back_once_a_minute_and_reported(host_setup, machine, clock):

@@ -32,8 +32,10 @@ UNDERLAY_SECONDS: Final = 5.0
 """Between checks of the underlay: packets that come by a new interface are dropped until it is found."""
 LOST_SECONDS: Final = 30.0
 """Until an underlay that is away is reported: a default route may be away for a moment."""
-FOREIGN_SECONDS: Final = 5.0
-"""Between checks for chains of other programs that drop packets of VPCs."""
+FOREIGN_SECONDS: Final = (5.0, 60.0)
+"""Between checks for chains of other programs that drop packets of VPCs: the more they cost, the rarer. A virtual
+machine may count as their cost what its host took away.
+"""
 CONTESTED: Final = 5
 """Repairs of the packet filter within CONTESTED_SECONDS, from which on another program contests it."""
 CONTESTED_SECONDS: Final = 60.0
@@ -330,7 +332,7 @@ class HostSetup:
         started = time.process_time()
         before, self._dropping = self._dropping, self._adapter.dropping(prefix, underlay.uplinks)
         cost = time.process_time() - started
-        self._next.foreign = now + max(FOREIGN_SECONDS, cost * CHECK_SHARE)
+        self._next.foreign = now + min(max(FOREIGN_SECONDS[0], cost * CHECK_SHARE), FOREIGN_SECONDS[1])
         for chain in self._dropping:
             if chain not in before:
                 log.warning(
