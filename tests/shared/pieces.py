@@ -50,9 +50,7 @@ def rank(scope: str) -> int:
 
 
 def piece(test: str) -> str:
-    """The piece of work of a test: its file, files that share an expensive set-up, or one boot of a guest."""
-    if GUEST in test:
-        return test
+    """The piece of work of a test: its file, or files that share an expensive set-up."""
     if test.startswith(CHARTED):
         return "+".join(CHARTED)
     if test.startswith(INSTALLED):
