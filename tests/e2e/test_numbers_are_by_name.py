@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,16 @@ BESIDE = 60 * 100
 USAGE_SECONDS = 400
 """The lab's nodes publish every ten seconds. A message may come before the router has recorded the attachment."""
 SAMPLE = re.compile(r"^(galactic_node_\w+)\{(.*)\} (\S+)$", re.MULTILINE)
+
+
+SUMMED = ("hours", "sent_bytes", "received_packets")
+
+
+def this_month() -> str:
+    return f"{datetime.now(UTC):%Y-%m}"
+
+
+BEGAN = this_month()
 
 
 @pytest.fixture(scope="module")
@@ -198,9 +209,20 @@ def test_flows_of_what_has_no_route(blue: Tenant) -> None:
 
 
 def usage(tenant: Tenant) -> dict[str, Any]:
-    """The row of the tenant's VPC in this month; empty where there is none yet, or the database is away."""
-    rows = galactic(tenant, "usage", "--vpc", f"{tenant.namespace}/vpc", ok=(0, 1, 2, 4))
-    return dict(rows[0]) if rows else {}
+    """The row of the tenant's VPC; empty where there is none yet, or the database is away."""
+    rows = recorded(tenant)
+    return (rows[-1] | {key: sum(row[key] for row in rows) for key in SUMMED}) if rows else {}
+
+
+def recorded(tenant: Tenant, *words: str) -> list[dict[str, Any]]:
+    """The rows of `galactic usage` for its VPC: of this month, and of that in which the story began."""
+    return [
+        row
+        for month in sorted({BEGAN, this_month()})
+        for row in galactic(
+            tenant, "usage", "--month", month, "--vpc", f"{tenant.namespace}/vpc", *words, ok=(0, 1, 2, 4)
+        )
+    ]
 
 
 def test_usage_is_in_the_database_once_whatever_was_away(blue: Tenant) -> None:
@@ -240,10 +262,8 @@ def test_a_gone_attachments_series_go_and_its_usage_stays(blue: Tenant) -> None:
     blue.delete_pod("one")
     eventually("its series are gone", lambda: counted(blue, "node-1", "one")["bytes", "sent"] < 0)
 
-    def recorded() -> bool:
-        rows = galactic(blue, "usage", "--attachments", "--vpc", f"{namespace}/vpc", ok=(0, 1, 2, 4))
-        return any(
-            row["attachment"] == f"{namespace}/one" and row["sent_packets"] >= 4 * PINGS for row in rows
-        )
+    def sent() -> int:
+        rows = recorded(blue, "--attachments")
+        return sum(row["sent_packets"] for row in rows if row["attachment"] == f"{namespace}/one")
 
-    eventually("its last packets are recorded", recorded, USAGE_SECONDS)
+    eventually("its last packets are recorded", lambda: sent() >= 4 * PINGS, USAGE_SECONDS)
