@@ -87,7 +87,7 @@ def cases() -> list[object]:
 def booted(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[Boot, Future[str]]]:
-    """What each boot printed, of those that were chosen; the longest begin first."""
+    """The output of each boot that was chosen; the longest begin first."""
     chosen: list[Boot] = [
         item.callspec.params["boot"]
         for item in request.session.items

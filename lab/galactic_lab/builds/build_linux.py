@@ -82,7 +82,7 @@ def tarball(job: Job, source: Source) -> Path:
 
 
 def changes(source: Source) -> tuple[guest_sources.Change, ...]:
-    """What is changed in that source, where it is as expected."""
+    """The changes of that source, where it is as expected."""
     return (CLOCK, MEMORY) if guest_sources.fits(source.package) else ()
 
 

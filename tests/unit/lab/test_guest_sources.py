@@ -1,4 +1,4 @@
-"""What makes guests faster goes into sources that are as expected, and into no others."""
+"""Changes that make guests faster go into sources that are as expected, and into no others."""
 
 from pathlib import Path
 

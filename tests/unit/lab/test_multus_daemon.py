@@ -77,7 +77,7 @@ def test_a_call_reaches_the_networks_plugin(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.usefixtures("daemon")
-def test_a_failure_is_told_as_cni_has_it(
+def test_a_failure_is_an_error_object_of_cni(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plugin(tmp_path, """echo '{"code": 7, "msg": "no such bridge"}'; exit 1""")
