@@ -188,14 +188,12 @@ class Multus:
 
 def answer(environment: Mapping[str, str], given: bytes) -> tuple[int, str]:
     """The exit status and the output of one call of the plugin, as the CNI specification 1.1 has it."""
-    config = json.loads(given)
     commands: dict[str, Callable[[Multus], Config | None]] = {"ADD": Multus.add, "DEL": Multus.delete}
     command = commands.get(environment.get("CNI_COMMAND", ""))
     try:
-        result = command(Multus(config, environment)) if command else None
-    except (GalacticError, OSError, KeyError) as error:
-        failure = {"cniVersion": config.get("cniVersion", "1.0.0"), "code": 999, "msg": f"multus: {error}"}
-        return 1, json.dumps(failure)
+        result = command(Multus(json.loads(given), environment)) if command else None
+    except (GalacticError, OSError, KeyError, ValueError) as error:
+        return 1, json.dumps({"cniVersion": "1.0.0", "code": 999, "msg": f"multus: {error}"})
     return 0, json.dumps(result) if result is not None else ""
 
 

@@ -12,6 +12,9 @@ from _socket import AF_UNIX, SHUT_WR, SOCK_STREAM, socket
 
 SOCKET = "/run/cni/multus.sock"
 VERSION = '{"cniVersion": "1.1.0", "supportedVersions": ["0.3.1", "0.4.0", "1.0.0", "1.1.0"]}'
+FAILURE = b'1{"cniVersion": "1.0.0", "code": %d, "msg": "multus: its daemon: %s"}'
+TRY_AGAIN = 11
+"""An error code of CNI."""
 TRIES = 50
 PAUSE_SECONDS = 0.1
 BYTES = 1 << 16
@@ -25,11 +28,11 @@ def main() -> int:
     variables = [b"%s=%s\0" % pair for pair in posix.environ.items() if pair[0].startswith(b"CNI_")]
     call = b"".join(variables) + b"\0" + sys.stdin.buffer.read()
     try:
-        reply = _exchange(call)
+        reply = _exchange(call) or FAILURE % (999, b"failed")
     except OSError as error:
-        reply = b'1{"cniVersion": "1.0.0", "code": 11, "msg": "multus: its daemon: %s"}' % str(error).encode()
+        reply = FAILURE % (TRY_AGAIN, str(error).encode())
     sys.stdout.buffer.write(reply[1:])
-    return int(reply[:1] or b"1")
+    return int(reply[:1])
 
 
 def _exchange(call: bytes) -> bytes:

@@ -112,6 +112,26 @@ def test_calls_do_not_wait_for_each_other(tmp_path: Path, monkeypatch: pytest.Mo
     assert first == [0]
 
 
+@pytest.mark.usefixtures("daemon")
+def test_a_daemon_that_fails_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(multus.Daemon, "handle_error", lambda *_: None)
+    monkeypatch.setattr(multus, "answer", lambda *_: 1 / 0)
+    assert call(tmp_path, monkeypatch, "ADD") == 1
+    assert json.loads(capsys.readouterr().out)["msg"] == "multus: its daemon: failed"
+
+
+@pytest.mark.usefixtures("daemon")
+def test_a_configuration_that_is_no_json_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(posix.environ, b"CNI_COMMAND", b"ADD")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"{")))
+    assert multus_shim.main() == 1
+    assert json.loads(capsys.readouterr().out)["msg"].startswith("multus: Expecting")
+
+
 @pytest.mark.usefixtures("socket")
 def test_without_the_daemon_it_is_to_be_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
