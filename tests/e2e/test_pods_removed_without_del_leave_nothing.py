@@ -17,10 +17,12 @@ processes=$(find /sys/fs/cgroup -path "*pod{uid}/*" -name cgroup.procs -exec cat
 inode=$(stat -Lc %i /proc/${{processes%%[!0-9]*}}/ns/net)
 kill -9 $processes
 for file in /run/netns/cni-*; do
-  test "$(stat -c %i $file)" != "$inode" || {{ umount $file; rm $file; }}
+  test "$(stat -c %i $file)" != "$inode" || {{ umount --lazy $file; rm $file; }}
 done
 """
-"""Ends a pod's processes and its network namespace behind the back of kubelet and containerd."""
+"""Ends a pod's processes and its network namespace behind the back of kubelet and containerd. The node controller may
+look into the namespace just then: the mount goes lazily, as with ip-netns(8).
+"""
 
 
 @pytest.fixture
