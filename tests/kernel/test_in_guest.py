@@ -7,7 +7,9 @@ a guest, and a guest has one processor. Some boots run side by side: what does n
 time.
 """
 
+import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -103,7 +105,8 @@ def booted(
         finally:  # of an interrupted run
             pool.shutdown(wait=False, cancel_futures=True)
             for guest in guests:
-                guest.kill()
+                if guest.poll() is None:
+                    os.killpg(guest.pid, signal.SIGKILL)  # a traced guest has further processes
 
 
 @pytest.mark.timeout(3600)
@@ -136,7 +139,12 @@ def run(folder: Path, boot: Boot, guests: list[subprocess.Popen[str]]) -> str:
     command = [sys.executable, "-P", "-m", "galactic_lab.kernel.processor", str(linux), *arguments.split()]
     command += [f"uml_dir={folder}", f"init={init}"]
     guest = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
     guests.append(guest)
     output, _ = guest.communicate(timeout=3540)
