@@ -1,6 +1,6 @@
 """Programs of a guest read clocks without a trap into its kernel: the files of ``vdso``, put into Linux's source.
 
-A guest in seccomp mode (Linux 6.16 and later) pays some 20 µs for each system call: two signals and two changes of
+A guest in seccomp mode (Linux 6.16 and later) pays some 10 µs for each system call: two signals and two changes of
 process. Half of the system calls of Go's programs read a clock, which on other machines is none. The guest's
 CLOCK_MONOTONIC is the host's and a constant, so the guest's vDSO asks the host, and the filter of the guest's processes
 lets that one call through. Programs see the same clock as before, to the microsecond. CLOCK_REALTIME may be set in a

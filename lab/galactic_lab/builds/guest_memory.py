@@ -13,8 +13,8 @@ from galactic_lab.builds.guest_sources import Change
 
 _MEMORY: Final = 1
 """The descriptor after that of the socket (0) that other files come by."""
-_SENT: Final = "STUB_MAX_FDS"
-"""In an order, in place of the number of a file that was sent."""
+_KEPT: Final = "STUB_MAX_FDS"
+"""In an order, in place of the number of a file that was sent: it is no number of one."""
 _CLOSE: Final = "stub_syscall3(__NR_close_range, {}, ~0U, 0)"
 _ORDERS: Final = "arch/um/os-Linux/skas/mem.c"
 _PROCESS: Final = "arch/um/kernel/skas/stub.c"
@@ -36,14 +36,14 @@ _EDITS: Final = (
     (
         _ORDERS,
         "prev_fd = mm_idp->syscall_fd_map[sc->mem.fd];",
-        f"prev_fd = sc->mem.fd == {_SENT} ? physmem_fd : mm_idp->syscall_fd_map[sc->mem.fd];",
+        f"prev_fd = sc->mem.fd == {_KEPT} ? physmem_fd : mm_idp->syscall_fd_map[sc->mem.fd];",
     ),
     (
         _ORDERS,
         "\t/* Find existing FD in map",
-        f"\tif (fd == physmem_fd)\n\t\treturn {_SENT};\n\n\t/* Find existing FD in map",
+        f"\tif (fd == physmem_fd)\n\t\treturn {_KEPT};\n\n\t/* Find existing FD in map",
     ),
-    (_PROCESS, "fd = fd_map[sc->mem.fd];", f"fd = sc->mem.fd == {_SENT} ? {_MEMORY} : fd_map[sc->mem.fd];"),
+    (_PROCESS, "fd = fd_map[sc->mem.fd];", f"fd = sc->mem.fd == {_KEPT} ? {_MEMORY} : fd_map[sc->mem.fd];"),
     (
         _PROCESS,
         "\t\tdo {\n\t\t\tres = stub_syscall3(__NR_recvmsg",

@@ -96,6 +96,7 @@ class Multus:
             with suppress(GalacticError):
                 self.delete()
             raise
+        api.close()  # plugins may take longer than the API server keeps a connection, or lives
         self._publish(api, pod, results)
         return results[0][1]
 

@@ -26,6 +26,12 @@ CHART_PLUGINS: Final = Path("/opt/cni/bin")
 """The chart's default for ``node.cniBinDir``."""
 
 
+def become_patient() -> None:
+    """The environment of the lab's processes, and the slack of programs in Go."""
+    become(environment())
+    namespaces.set_timer_slack(SLACK_SECONDS)
+
+
 class LabNode:
     """One node. It ends with its machine: pods do not outlive it, as on a node that is powered off."""
 
@@ -79,23 +85,20 @@ class LabNode:
 
     def _containerd(self) -> None:
         redirect(self._state.logs / f"{self._member.name}.containerd.log")
-        become(environment())
-        namespaces.set_timer_slack(SLACK_SECONDS)
+        become_patient()
         containerd.start(self._built.containerd, self._plugins, kubelet.DEFINITIONS, self._built.images)
 
     def _kubelet(self) -> None:
         state, member = self._state, self._member
         redirect(state.logs / f"{member.name}.kubelet.log")
-        become(environment())
-        namespaces.set_timer_slack(SLACK_SECONDS)
+        become_patient()
         identity = state.identity(f"kubelet-{member.name}")
         kubelet.start(self._built.kubelet, member.name, str(member.address), identity)
 
     def _proxy(self) -> None:
         state, member = self._state, self._member
         redirect(state.logs / f"{member.name}.kube-proxy.log")
-        become(environment())
-        namespaces.set_timer_slack(SLACK_SECONDS)
+        become_patient()
         proxy.start(self._built.proxy, state, member)
 
     def _multus(self) -> None:
