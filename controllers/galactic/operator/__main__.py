@@ -103,7 +103,7 @@ async def operate(
         await run_all(
             *issuing,
             *(reflector.run() for reflector in reflectors(kube, reconciler.caches, set_back.set)),
-            watch(Memo(reconciler.caches), reconciler.resync, set_back),
+            watch(Memo(reconciler.caches), kube, reconciler.resync, set_back),
             lease.run(lead),
         )
 

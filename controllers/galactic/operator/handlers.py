@@ -2,18 +2,21 @@
 
 There are only ``on.event`` handlers: kopf then writes neither annotations nor finalizers onto users' objects.
 
+kopf asks once for the kinds that the API server serves, and never watches one that is missing then. For a moment after
+its start an API server names no custom resource, so kopf is started only when all of ours are named (``served``).
+
 kopf does not report three things, which the reconciler's own lists repair. First, that the initial list is complete: an
 index (``kopf.index``) is filled before any handler runs, but only with kinds that the API server served when kopf
-asked. After a restart of the API server some of ours may be missing. So ``Reconciler.restore`` lists every kind when it
-begins to lead, and assigns no identifier before all live ones are known. Second, deletions while a watch was
-interrupted: after a 410 kopf lists again and reports the objects that exist, never those that do not. Third, an API
-server with older data than before, after a restoration of etcd: kopf goes on watching from the newest resource version
-that it saw, and gets nothing until the server's numbers have passed it. Our reflectors notice that (``reflectors``),
-and kopf is started again.
+asked. So ``Reconciler.restore`` lists every kind when it begins to lead, and assigns no identifier before all live ones
+are known. Second, deletions while a watch was interrupted: after a 410 kopf lists again and reports the objects that
+exist, never those that do not. Third, an API server with older data than before, after a restoration of etcd: kopf goes
+on watching from the newest resource version that it saw, and gets nothing until the server's numbers have passed it.
+Our reflectors notice that (``reflectors``), and kopf is started again.
 """
 
 import asyncio
 import contextlib
+import json
 import logging
 import signal
 from collections.abc import Awaitable, Callable
@@ -35,6 +38,8 @@ WATCH_SECONDS: Final = 300
 """The API server ends a watch after this time. kopf ends one that is silent for 70 s; bookmarks come every 60 s."""
 BACKOFF_SECONDS: Final = (2.0, 30.0)
 """Before kopf is started again."""
+SERVED_SECONDS: Final = (0.2, 10.0)
+"""Between two questions for the kinds that the API server serves."""
 LASTING_SECONDS: Final = 60.0
 """A watch that ran for this time was a success."""
 
@@ -44,6 +49,12 @@ class Memo(Protocol):
 
     @property
     def caches(self) -> Caches: ...
+
+
+class Discovery(Protocol):
+    """The API server's own paths."""
+
+    async def text(self, path: str) -> str: ...
 
 
 def registry() -> kopf.OperatorRegistry:
@@ -107,8 +118,37 @@ async def _login(**keywords: Any) -> kopf.ConnectionInfo | None:
     return kopf.login_with_service_account(**keywords) or kopf.login_with_kubeconfig(**keywords)
 
 
+async def served(discovery: Discovery) -> None:
+    """Returns when the API server names all watched kinds in the two places where kopf looks for them."""
+    backoff = Backoff(*SERVED_SECONDS)
+    while True:
+        try:
+            missing = await _missing(discovery)
+        except GalacticError as error:
+            log.warning("kinds not read, trying again", error=str(error))
+        else:
+            if not missing:
+                return
+            log.warning("kinds not served yet, trying again", kinds=missing)
+        await asyncio.sleep(backoff.pause())
+
+
+async def _missing(discovery: Discovery) -> list[str]:
+    """The watched kinds that discovery lacks: in ``/apis``, or in the list of their version."""
+    groups = json.loads(await discovery.text("/apis"))["groups"]
+    named = {version["groupVersion"] for group in groups for version in group["versions"]}
+    kinds = {(resource.api_version, resource.plural) for resource in WATCHED if resource.group}
+    for version in {version for version, _ in kinds} & named:
+        listed = json.loads(await discovery.text(f"/apis/{version}"))["resources"]
+        kinds -= {(version, entry["name"]) for entry in listed}
+    return sorted(plural for _, plural in kinds)
+
+
 async def watch(
-    memo: Memo, resynced: Callable[[], Awaitable[None]], set_back: asyncio.Event | None = None
+    memo: Memo,
+    discovery: Discovery,
+    resynced: Callable[[], Awaitable[None]],
+    set_back: asyncio.Event | None = None,
 ) -> None:
     """Never returns: fills the caches. SIGTERM and SIGINT cancel the task that it runs in.
 
@@ -121,6 +161,7 @@ async def watch(
     assert task
     loop, backoff = asyncio.get_running_loop(), Backoff(*BACKOFF_SECONDS, spread=0)
     while True:
+        await served(discovery)
         began = loop.time()
         try:
             parts = await kopf.spawn_tasks(
