@@ -11,7 +11,7 @@ from typing import Final, Self
 from galactic_lab.builds import guest_sources, packages, suites
 from galactic_lab.builds.build import Build, BuildFailed, Job
 from galactic_lab.builds.guest_clock import CLOCK
-from galactic_lab.builds.guest_memory import MEMORY
+from galactic_lab.builds.guest_memory import MEMORY, TRACED
 
 NEEDS: Final = ("gcc", "make", "libc6-dev", "flex", "bison", "bc", "xz-utils")
 FRAGMENT: Final = Path(__file__).with_name("guest.config")
@@ -83,7 +83,7 @@ def tarball(job: Job, source: Source) -> Path:
 
 def changes(source: Source) -> tuple[guest_sources.Change, ...]:
     """The changes of that source, where it is as expected."""
-    return (CLOCK, MEMORY) if guest_sources.fits(source.package) else ()
+    return (CLOCK, MEMORY) if guest_sources.seccomp(source.package) else (TRACED,)
 
 
 def make(job: Job, source: Source) -> None:

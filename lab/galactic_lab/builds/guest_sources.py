@@ -1,6 +1,6 @@
 """Changes of a guest kernel's source: files that are put into it, and places that come to use them.
 
-They make guests in seccomp mode (Linux 6.16 and later) faster. A source that is not as expected stays as it is.
+They make guests faster. A source that is not as expected stays as it is.
 """
 
 import re
@@ -12,8 +12,8 @@ from typing import Final
 SINCE: Final = (6, 16)
 
 
-def fits(package: str) -> bool:
-    """Whether guests of a package ``linux-source-…`` have a seccomp mode."""
+def seccomp(package: str) -> bool:
+    """Whether guests of a package ``linux-source-…`` have a seccomp mode. Those of others are traced (ptrace(2))."""
     numbers = re.search(r"(\d+)\.(\d+)$", package)
     return numbers is not None and (int(numbers[1]), int(numbers[2])) >= SINCE
 

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from galactic_lab.builds import guest_sources
 from galactic_lab.builds.build_linux import Source, build
 from galactic_lab.builds.guest_clock import CLOCK
-from galactic_lab.builds.guest_memory import MEMORY
+from galactic_lab.builds.guest_memory import MEMORY, TRACED
 from galactic_lab.builds.guest_sources import Change
 
 VDSO = "arch/x86/um/vdso"
+CHANGES = {"clock": CLOCK, "memory": MEMORY, "traced": TRACED}
 SOURCE = {
     f"{VDSO}/Makefile": "obj-y += vdso.o vma.o\n",
     f"{VDSO}/vma.c": "static struct page *um_vdso;\n",
@@ -49,7 +49,7 @@ def test_the_clocks_calls_pass_the_filter(tmp_path: Path) -> None:
     assert "GUEST_CLOCK_CALL" in header.read_text()
 
 
-@pytest.mark.parametrize("change", [CLOCK, MEMORY], ids=lambda change: change.name)
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_an_expected_source_is_changed(tmp_path: Path, change: Change) -> None:
     assert change.put(tree(tmp_path, expected(change)))
     for name, _, new in change.edits:
@@ -62,8 +62,8 @@ def test_an_expected_source_is_changed(tmp_path: Path, change: Change) -> None:
 @pytest.mark.parametrize(
     ("change", "name"),
     [
-        pytest.param(change, name, id=f"{change.name}-{name}")
-        for change in (CLOCK, MEMORY)
+        pytest.param(change, name, id=f"{title}-{name}")
+        for title, change in CHANGES.items()
         for name in sorted({name for name, _, _ in change.edits})
     ],
 )
@@ -79,15 +79,24 @@ def test_another_source_stays_as_it_is(tmp_path: Path, change: Change, name: str
 
 
 @pytest.mark.parametrize(
-    ("package", "fits"),
+    ("package", "given"),
     [
-        ("linux-source-6.1", False),
-        ("linux-source-6.12", False),
-        ("linux-source-6.16", True),
-        ("linux-source-7.3", True),
+        ("linux-source-6.1", (TRACED,)),
+        ("linux-source-6.12", (TRACED,)),
+        ("linux-source-6.16", (CLOCK, MEMORY)),
+        ("linux-source-7.3", (CLOCK, MEMORY)),
     ],
 )
-def test_guests_in_seccomp_mode_get_it(package: str, fits: bool) -> None:
-    assert guest_sources.fits(package) is fits
+def test_each_mode_has_its_own(package: str, given: tuple[Change, ...]) -> None:
     inputs = build(Source(package, "1")).inputs
-    assert [change.inputs in inputs for change in (CLOCK, MEMORY)] == [fits, fits]
+    assert [change for change in CHANGES.values() if change.inputs in inputs] == list(given)
+
+
+def test_a_traced_guest_gets_the_pages_around_a_fault(tmp_path: Path) -> None:
+    trap = "arch/um/kernel/trap.c"
+    loop = "\t} while (!pte_present(*pte));\n\terr = 0;\n"
+    text = f"#include <skas.h>\n{loop}\tflush_tlb_page(vma, address);\nout:\n"
+    assert TRACED.put(tree(tmp_path, {f"{TRACED.into}/Makefile": "", trap: text}))
+    changed = (tmp_path / trap).read_text()
+    assert changed.index("prefault(vma, address)") < changed.index("flush_tlb_range(vma, max(vma->vm_start")
+    assert "flush_tlb_page" not in changed
