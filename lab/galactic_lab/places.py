@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from galactic.errors import Rejected, Unreachable
 from galactic_lab import assets
+from galactic_lab.api_reader import ApiReader, HeldUp, Query
 from galactic_lab.assets import Assets
 from galactic_lab.kernel.kernels import choose
 from galactic_lab.node import sandboxes
@@ -38,6 +39,7 @@ class Places:
     def __init__(self, state: State) -> None:
         self._state = state
         self._assets: Assets | None = None
+        self._reader: ApiReader | None = None
 
     @property
     def state(self) -> State:
@@ -89,11 +91,11 @@ class Places:
         Raises Rejected for an unknown Pod, and for one that does not run.
         """
         namespace, _, name = pod.rpartition("/")
-        found = self.kubectl(
-            "get", "pod", "-n", namespace or "default", name, "-o", "jsonpath={.metadata.uid}", check=False
-        )
-        if not found:
-            raise Rejected(f"there is no pod {name!r} in namespace {namespace or 'default'!r}", field="pod")
+        try:
+            found = self.get("pod", "-n", namespace or "default", name)["metadata"]["uid"]
+        except Rejected as error:
+            text = f"there is no pod {name!r} in namespace {namespace or 'default'!r}: {error}"
+            raise Rejected(text, field="pod") from error
         files = self.pod_namespaces([found])
         if found not in files:
             raise Rejected(f"pod {name!r} in namespace {namespace or 'default'!r} does not run", field="pod")
@@ -163,5 +165,18 @@ class Places:
             time.sleep(PAUSE_SECONDS)
 
     def get(self, *arguments: str) -> Any:
-        """``kubectl get … -o json``, parsed."""
-        return json.loads(self.kubectl("get", *arguments, "-o", "json"))
+        """``kubectl get … -o json``, parsed. Raises Rejected; a request that was held up is sent again."""
+        query = Query.parse(arguments)
+        if query is None:
+            return json.loads(self.kubectl("get", *arguments, "-o", "json"))
+        deadline = time.monotonic() + HELD_UP_SECONDS
+        while True:
+            try:
+                if self._reader is None or not self._reader.current:
+                    self._reader = ApiReader(self.kubeconfig)
+                return self._reader.get(query)
+            except (HeldUp, Rejected) as error:
+                held_up = isinstance(error, HeldUp) or HELD_UP.search(str(error))
+                if not held_up or time.monotonic() > deadline:
+                    raise Rejected(f"get {' '.join(arguments)}: {error}", field="kubectl") from error
+            time.sleep(PAUSE_SECONDS)

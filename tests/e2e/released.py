@@ -29,6 +29,8 @@ HELM_SECONDS: Final = 600
 COMPONENTS: Final = {"broker": 1, "node": 3, "operator": 2, "router": 2, "webhook": 2}
 """How many pods each has with the chart's defaults, on three nodes."""
 COMPONENT: Final = "app.kubernetes.io/component"
+OPTED: Final = "operator.evictUnattached=true,operator.nodeTaint.set=true,metrics.secure.enabled=true"
+"""Values that change every pod but the broker's, and give more rights."""
 
 
 def run_helm(lab: Lab, *arguments: str) -> "subprocess.CompletedProcess[str]":

@@ -62,7 +62,7 @@ def test_traffic_goes_on_and_all_converges(tenants: Callable[..., Tenant], lab: 
             "the attachment is known again",
             lambda: [endpoint["epoch"] for endpoint in endpoints(lab)] == [epoch],
         )
-        right = ("get", "vpcattachments")  # see ELSEWHERE in test_the_rights_of_each_program.py
+        right = ("get", "vpcattachments")  # see ELSEWHERE in test_rights_of_each_program.py
         assert audit.asked(lab.state.audit, "galactic-node-node-1", *right)
         assert kernel(lab) == before
     finally:

@@ -32,7 +32,8 @@ class Fault:
     """``breaks`` and ``mends`` are scripts on ``node``, in which DEVICE is the host end of the pod there.
 
     ``trace``: the hop that stops, and a part of its text. ``condition``: its type and reason, and a part of its
-    message; empty: the node puts it back at once, so it is provoked while the node controller is held.
+    message; empty: the node puts it back at once, so it is provoked while the node controller is held. ``remedy``: what
+    the trace gives, which helps; empty: that depends on the node.
     """
 
     node: str
@@ -41,6 +42,7 @@ class Fault:
     trace: tuple[str, str]
     condition: tuple[str, str, str] | None = None
     alert: str = ""
+    remedy: str = ""
 
 
 FOREIGN = "chain forwarding of the nft table ip theirs (policy drop) drops IPv4"
@@ -53,6 +55,7 @@ FAULTS = [
             ("packet filter of node-2", FOREIGN),
             ("PacketFilter", "ForeignDrop", FOREIGN),
             "GalacticHostStopsPackets",
+            'nft insert rule ip theirs forwarding iifname "G*" accept',
         ),
         id="another-programs-chain",
     ),
@@ -134,6 +137,9 @@ def test_tools_agree(fault: Fault, tenant: Tenant, asked: Api, lab: Lab) -> None
         )
         if fault.condition is not None:
             _reported(fault, fault.condition, asked, lab)
+        if fault.remedy:
+            lab.exec(fault.node, ["sh", "-ec", fault.remedy])
+            tenant.reaches("web", "10.1.1.2")
     tenant.reaches("web", "10.1.1.2")
     eventually("galactic trace finds nothing", lambda: _passes(lab, pods), PATIENCE)
     if fault.condition is not None:
@@ -153,7 +159,12 @@ def _stops(lab: Lab, pods: list[str], fault: Fault, last: list[str]) -> bool:
     hops = [hop for way in traced["ways"] for hop in way["hops"] if hop["state"] == "stops"] if traced else []
     last[:] = [json.dumps(hop) for hop in hops]
     where, text = fault.trace
-    return any(hop["where"] == where and text in hop["what"] and hop["remedy"] for hop in hops)
+    return any(
+        hop["where"] == where
+        and text in hop["what"]
+        and hop["remedy"] == (fault.remedy or hop["remedy"] or "?")
+        for hop in hops
+    )
 
 
 def _passes(lab: Lab, pods: list[str]) -> bool:

@@ -13,10 +13,13 @@ from released import (
     COMPONENT,
     COMPONENTS,
     HELM_SECONDS,
+    OPTED,
+    Questions,
     helm,
     pings,
     pods,
     ready,
+    replaced,
     settled,
     status,
     traffic,
@@ -25,6 +28,7 @@ from story import ANSWER_SECONDS, API, POD_SECONDS, eventually, taints
 
 from galactic.names import ATTACHMENT_ANNOTATION, NOT_READY_TAINT, VPC_ANNOTATION
 from galactic_lab.cluster import Lab
+from galactic_lab.controlplane import helm_release
 from galactic_lab.node import proxy
 from galactic_lab.state import NAMESPACE, checkout
 
@@ -193,15 +197,25 @@ def fetching(url: str) -> list[str]:
     return [sys.executable, "-ISEc", program, url]
 
 
-def test_a_pod_that_multus_missed_is_evicted(examples: Lab) -> None:
-    """With the operator's two opt-ins: a node without Multus is closed, and a pod that it started is replaced.
-
-    The same upgrade makes metrics secure, for the story after this one.
+def test_no_request_is_refused_while_every_pod_is_replaced(examples: Lab) -> None:
+    """By an upgrade: VPCs, attachments and pods are admitted all the time. The stories after this one need its values:
+    both of the operator's opt-ins, and secure metrics.
     """
-    change_values(
-        examples,
-        *("operator.evictUnattached=true", "operator.nodeTaint.set=true", "metrics.secure.enabled=true"),
+    before = {
+        uid: pod for uid, pod in pods(examples).items() if pod["metadata"]["labels"][COMPONENT] != "broker"
+    }
+    with Questions(examples) as questions:
+        values = (f"--values={helm_release.values_file(examples.state)}", f"--set={OPTED}")
+        helm(examples, "upgrade", "galactic", str(CHART), *values, "--wait", f"--timeout={HELM_SECONDS}s")
+        eventually("others are Ready", lambda: replaced(examples, before), POD_SECONDS)
+    assert not questions.refusals, (
+        f"{len(questions.refusals)} refused, {questions.answered} admitted: {questions.refusals[:5]}"
     )
+    assert questions.answered > len(before)
+
+
+def test_a_pod_that_multus_missed_is_evicted(examples: Lab) -> None:
+    """With the operator's two opt-ins: a node without Multus is closed, and a pod that it started is replaced."""
     examples.remove_multus("node-2")
     try:
         eventually("the node is closed", lambda: NOT_READY_TAINT in taints(examples, "node-2"))

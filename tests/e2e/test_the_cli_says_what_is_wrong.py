@@ -239,26 +239,6 @@ def test_our_own_chain_drops(cli: Cli, lab: Lab, tenant: Tenant, sixes: Callable
     cli.run("status", "--wait", "--timeout", f"{PATIENCE:.0f}")
 
 
-def test_a_chain_of_another_program_drops(cli: Cli, lab: Lab, tenant: Tenant) -> None:
-    """A base chain with policy drop, beside Galactic's: both tools name it, and the commands that they give help."""
-    chain = "{ type filter hook forward priority 10; policy drop; }"
-    lab.exec("node-2", ["nft", f"add table ip theirs; add chain ip theirs forwarding {chain}"])
-    try:
-        eventually("IPv4 is dropped", lambda: not tenant.ping("web", "10.1.1.2"), PATIENCE)
-        where = "chain forwarding of the nft table ip theirs (policy drop) drops IPv4 packets between pods"
-        cli.reports("NodeSegment node-2", "PacketFilter: ForeignDrop", where)
-        hop = next(hop for hop in traced(cli, tenant, "web", "api") if hop["state"] == "stops")
-        assert hop["where"] == "packet filter of node-2"
-        assert hop["what"].startswith(where)
-        assert hop["remedy"] == 'nft insert rule ip theirs forwarding iifname "G*" accept'
-        lab.exec("node-2", ["sh", "-ec", hop["remedy"]])
-        tenant.reaches("web", "10.1.1.2")
-        cli.run("trace", f"{tenant.namespace}/web", f"{tenant.namespace}/api")
-        cli.run("status", "--wait", "--timeout", f"{PATIENCE:.0f}")
-    finally:
-        lab.exec("node-2", ["nft", "delete table ip theirs"])
-
-
 def test_a_pod_that_answers_no_pings_is_not_accused(cli: Cli, tenant: Tenant) -> None:
     tenant.run("api", ["sysctl", "-qw", "net.ipv4.icmp_echo_ignore_all=1"])
     try:
@@ -337,7 +317,7 @@ def test_all_routers_are_away(cli: Cli, lab: Lab, tenant: Tenant, stopped: Calla
     tenant.reaches("web", "10.1.1.9")
     tenant.reaches("later", "10.1.1.2")
     tenant.reaches("api", "10.1.1.9")
-    right = ("get", "leases/galactic-router")  # see ELSEWHERE in test_the_rights_of_each_program.py
+    right = ("get", "leases/galactic-router")  # see ELSEWHERE in test_rights_of_each_program.py
     eventually(
         "the operator has read the routers' Lease",
         lambda: any(

@@ -99,7 +99,9 @@ def test_the_lab_is_not_in_it(image):
 
 
 def test_modules_are_compiled_with_unchecked_hashes(image):
-    """PEP 552: the flags after the magic number; 1 is a hash that is not checked. A stale one is compiled at each start."""
+    """PEP 552: the flags after the magic number; 1 is a hash that is not checked. A stale one would be compiled at each
+    start.
+    """
     sources = [*(site(image) / "galactic").rglob("*.py"), *image.root.glob("usr/lib/python3.*/**/*.py")]
     assert len(sources) > 600
     for source in sources:

@@ -12,7 +12,7 @@ CHARTED = tuple(
     f"tests/e2e/test_{name}.py"
     for name in (
         *("names_lead_into_the_vpc", "network_policies_are_about_eth0", "the_chart_on_real_nodes"),
-        *("the_cli_tests_connectivity", "the_rights_of_each_program", "upgrades_of_the_chart"),
+        *("the_cli_tests_connectivity", "rights_of_each_program", "upgrades_of_the_chart"),
     )
 )
 """Stories that share a lab with the chart."""

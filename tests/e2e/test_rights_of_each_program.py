@@ -13,7 +13,7 @@ from typing import Any
 import audit
 import pytest
 from apiserver import Server
-from released import HELM_SECONDS, granted, helm, pods, run_helm, settled
+from released import HELM_SECONDS, OPTED, granted, helm, pods, run_helm, settled
 from story import API, CONFIGURATIONS, POD_SECONDS, Tenant, eventually, taints, tenancy
 
 from galactic.errors import Rejected
@@ -24,8 +24,6 @@ from galactic_lab.state import NAMESPACE, checkout
 
 GROUP = API.partition("/")[0]
 KINDS = CONFIGURATIONS.split(",")
-OPTED = "operator.evictUnattached=true,operator.nodeTaint.set=true,metrics.secure.enabled=true"
-"""Values that other stories set, and that give more rights."""
 SPARE = "node-8"
 """A Node without a machine. While it exists, the DaemonSet has a pod that waits."""
 KEEP_OFF = {"key": "not-for-tests", "effect": "NoSchedule"}
