@@ -76,7 +76,7 @@ def test_the_labs_wheel_has_what_it_builds_from_and_adds_its_commands(lab: Wheel
     assert set(lab.points.sections()) == {"galactic.commands", "galactic.sites"}
     assert set(lab.points["galactic.commands"]) == {"lab", "demo"}
     required = lab.metadata.get_all("Requires-Dist") or []
-    assert {line.partition(">")[0] for line in required} == {"galactic[cli]", "supervisor"}
+    assert {line.partition(">")[0] for line in required} == {"galactic[cli]", "supervisor", "urllib3"}
 
 
 def test_both_have_one_version(product: Wheel, lab: Wheel) -> None:
