@@ -135,11 +135,11 @@ async def served(discovery: Discovery) -> None:
 
 async def _missing(discovery: Discovery) -> list[str]:
     """The watched kinds that discovery lacks: in ``/apis``, or in the list of their version."""
-    groups = json.loads(await discovery.text("/apis"))["groups"]
+    groups = json.loads(await discovery.text("/apis")).get("groups") or ()
     named = {version["groupVersion"] for group in groups for version in group["versions"]}
     kinds = {(resource.api_version, resource.plural) for resource in WATCHED if resource.group}
     for version in {version for version, _ in kinds} & named:
-        listed = json.loads(await discovery.text(f"/apis/{version}"))["resources"]
+        listed = json.loads(await discovery.text(f"/apis/{version}")).get("resources") or ()
         kinds -= {(version, entry["name"]) for entry in listed}
     return sorted(plural for _, plural in kinds)
 

@@ -41,13 +41,26 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     ("lacking", "looks"),
     [
         ({"/apis": {"groups": []}}, 2),
+        ({"/apis": {"groups": None}}, 2),
+        ({"/apis": {"items": []}}, 2),
+        (FULL | {f"/apis/{OURS}": {"resources": None}}, 2),
         ({"/apis": {"groups": [{"versions": [{"groupVersion": f"{GROUP}/v9"}]}]}}, 2),
         (FULL | {f"/apis/{OURS}": {"resources": []}}, 2),
         (FULL | {f"/apis/{OURS}": {"resources": [{"name": "vpcs/status"}, {"name": "nodesegments"}]}}, 2),
         (Unreachable("kube-apiserver", "away"), 2),
         (FULL, 1),
     ],
-    ids=["no-group", "another-version", "no-kind", "a-subresource-alone", "an-error", "all"],
+    ids=[
+        "no-group",
+        "null",
+        "no-list",
+        "null-of-kinds",
+        "another-version",
+        "no-kind",
+        "a-subresource-alone",
+        "an-error",
+        "all",
+    ],
 )
 async def test_waited_for(lacking: dict[str, Any] | Exception, looks: int) -> None:
     api = Answers(lacking, FULL)
