@@ -43,8 +43,8 @@ class Query:
             option, separator, value = word.partition("=")
             if word == "-A":
                 given["-n"] = ""
-            elif option in given:
-                given[option] = value if separator else next(words)
+            elif option in given and (value := value if separator else next(words, "")):
+                given[option] = value
             elif word.startswith("-"):
                 return None
             else:

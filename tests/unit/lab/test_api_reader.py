@@ -44,6 +44,7 @@ METRICS = {
         (("pod/web",), None),
         (("pods", "--ignore-not-found"), None),
         (("pod", "a", "b"), None),
+        (("pods", "-n"), None),
         ((), None),
     ],
 )
