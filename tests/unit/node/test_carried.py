@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from ipaddress import ip_interface, ip_network
 
 import pytest
+from clockwork import Clockwork
 from statuses import carrier, vpcattachment
 from waits import until
 
@@ -273,12 +274,12 @@ async def test_an_add_that_waits_for_the_watch_asks_the_api_server_once(node, hu
     assert kube.gets == 1
 
 
-async def test_an_add_without_a_watch_asks_less_and_less(node, hurried):
+def test_an_add_without_a_watch_asks_less_and_less(store):
     kube = Server()
-    watched = CarriedAttachments(kube, "node-1", node.store, lambda _: None)
-    with pytest.raises(NotYet):
-        await watched.entitled(POD, NAME)
-    assert kube.gets == 3, "at once, and after 1 and 3 of 6 pauses"
+    watched = CarriedAttachments(kube, "node-1", store, lambda _: None)
+    with asyncio.Runner(loop_factory=Clockwork) as runner, pytest.raises(NotYet):
+        runner.run(watched.entitled(POD, NAME))
+    assert kube.gets == 3, "at once, and after 2 and 6 of 12 s"
 
 
 async def test_it_is_served_while_the_api_server_is_away(node, config):
