@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 import urllib3
-import yaml
 
 from galactic.errors import Rejected
+from galactic_lab.kubeconfig import Access
 
 DISCOVERY: Final = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 """All kinds of the API server in two answers (KEP-3352)."""
@@ -20,7 +20,7 @@ OK: Final = 200
 TOO_MANY: Final = 429
 
 
-class HeldUp(Exception):
+class HeldUp(Rejected):
     """The API server did not answer in time, or has too many requests."""
 
 
@@ -75,13 +75,10 @@ class ApiReader:
     """Reads as the user of a kubeconfig, from any thread."""
 
     def __init__(self, kubeconfig: Path) -> None:
-        self._text, self._path = kubeconfig.read_text(), kubeconfig
-        config = yaml.safe_load(self._text)
-        cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
-        self._server = cluster["server"]
+        self._path, self._access = kubeconfig, Access.read(kubeconfig)
         self._pool = urllib3.PoolManager(
-            ca_certs=cluster["certificate-authority"],
-            headers={"Authorization": f"Bearer {user['token']}", "Accept": "application/json"},
+            ca_certs=self._access.authority,
+            headers={"Authorization": f"Bearer {self._access.token}"},
             timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
             retries=urllib3.Retry(1, connect=0, read=1, redirect=0, status=0, other=0),
             maxsize=4,
@@ -90,15 +87,15 @@ class ApiReader:
 
     @property
     def current(self) -> bool:
-        """Whether the kubeconfig is still the one that was read: a lab that is made again has another."""
-        return self._path.exists() and self._path.read_text() == self._text
+        """Whether the kubeconfig is still as it was read: a lab that is made again has another."""
+        return self._path.exists() and Access.read(self._path) == self._access
 
     def get(self, query: Query) -> Any:
         """The object, or the list. Raises Rejected with the API server's refusal, HeldUp."""
         kind = self._kinds.get(query.kind) or self._discovered(query.kind)
         selectors = {"labelSelector": query.labels, "fieldSelector": query.fields}
         answer = self._answer(kind.at(query), {key: text for key, text in selectors.items() if text})
-        for item in answer.get("items") or () if not query.name else ():
+        for item in answer.get("items") or ():
             item |= {"apiVersion": kind.api_version, "kind": kind.name}
         return answer
 
@@ -130,11 +127,14 @@ class ApiReader:
     def _answer(self, path: str, query: dict[str, str], accept: str = "application/json") -> Any:
         try:
             response = self._pool.request(
-                "GET", self._server + path, fields=query, headers={**self._pool.headers, "Accept": accept}
+                "GET",
+                self._access.server + path,
+                fields=query,
+                headers={**self._pool.headers, "Accept": accept},
             )
         except urllib3.exceptions.MaxRetryError as error:
             if isinstance(error.reason, urllib3.exceptions.TimeoutError):
-                raise HeldUp(f"GET {path}: {error.reason}") from error
+                raise HeldUp(f"GET {path}: {error.reason}", field="kubectl") from error
             raise Rejected(f"GET {path}: {error.reason}", field="kubectl") from error
         answer = (
             json.loads(response.data) if response.data[:1] == b"{" else {"message": response.data.decode()}
@@ -142,6 +142,5 @@ class ApiReader:
         if response.status == OK:
             return answer
         refusal = f"Error from server ({answer.get('reason', response.status)}): {answer.get('message')}"
-        if response.status == TOO_MANY:
-            raise HeldUp(f"GET {path}: {refusal}")
-        raise Rejected(f"GET {path}: {refusal}", field="kubectl")
+        kind = HeldUp if response.status == TOO_MANY else Rejected
+        raise kind(f"GET {path}: {refusal}", field="kubectl")

@@ -5,9 +5,9 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from galactic.errors import Rejected, Unreachable
 from galactic_lab import assets
@@ -29,6 +29,7 @@ awaits.
 """
 HELD_UP_SECONDS: Final = 180.0
 PAUSE_SECONDS: Final = 1.0
+T = TypeVar("T")
 DONE_AFTER_ALL: Final = {"create": "AlreadyExists", "delete": "NotFound"}
 """By command: the error of a second try when the first was carried out, and only its answer was lost."""
 
@@ -144,8 +145,8 @@ class Places:
 
         A request that was held up is sent again, for HELD_UP_SECONDS.
         """
-        deadline, again = time.monotonic() + HELD_UP_SECONDS, False
-        while True:
+
+        def run(again: bool) -> str:
             done = subprocess.run(
                 [str(self.assets.kubectl), *arguments],
                 env=os.environ | {"KUBECONFIG": str(self.kubeconfig)},
@@ -159,24 +160,35 @@ class Places:
                 return done.stdout
             if again and f"({DONE_AFTER_ALL.get(arguments[0])})" in done.stderr:
                 return done.stdout
-            if not HELD_UP.search(done.stderr) or time.monotonic() > deadline:
-                raise Rejected(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}", field="kubectl")
-            again = True
-            time.sleep(PAUSE_SECONDS)
+            raise Rejected(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}", field="kubectl")
+
+        return _answered(run)
 
     def get(self, *arguments: str) -> Any:
         """``kubectl get … -o json``, parsed. Raises Rejected; a request that was held up is sent again."""
         query = Query.parse(arguments)
         if query is None:
             return json.loads(self.kubectl("get", *arguments, "-o", "json"))
-        deadline = time.monotonic() + HELD_UP_SECONDS
-        while True:
-            try:
-                if self._reader is None or not self._reader.current:
-                    self._reader = ApiReader(self.kubeconfig)
-                return self._reader.get(query)
-            except (HeldUp, Rejected) as error:
-                held_up = isinstance(error, HeldUp) or HELD_UP.search(str(error))
-                if not held_up or time.monotonic() > deadline:
-                    raise Rejected(f"get {' '.join(arguments)}: {error}", field="kubectl") from error
-            time.sleep(PAUSE_SECONDS)
+
+        def read(_again: bool) -> Any:
+            if self._reader is None or not self._reader.current:
+                self._reader = ApiReader(self.kubeconfig)
+            return self._reader.get(query)
+
+        return _answered(read)
+
+
+def _answered(attempt: Callable[[bool], T]) -> T:
+    """The result of the first attempt that is not held up, within HELD_UP_SECONDS. Each is given whether one went
+    before. Raises Rejected.
+    """
+    deadline, again = time.monotonic() + HELD_UP_SECONDS, False
+    while True:
+        try:
+            return attempt(again)
+        except Rejected as error:
+            held_up = isinstance(error, HeldUp) or HELD_UP.search(str(error))
+            if not held_up or time.monotonic() > deadline:
+                raise
+        again = True
+        time.sleep(PAUSE_SECONDS)

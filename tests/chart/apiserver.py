@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import yaml
 from audit import Request
+
+from galactic_lab.kubeconfig import Access
 
 PATIENCE_SECONDS = 180.0
 LATER = (429, 500, 502, 503, 504)
@@ -24,13 +25,13 @@ class Server:
     """
 
     def __init__(self, kubeconfig: Path, patience: float = PATIENCE_SECONDS) -> None:
-        config = yaml.safe_load(kubeconfig.read_text())
-        url = urlsplit(config["clusters"][0]["cluster"]["server"])
-        context = ssl.create_default_context(cafile=config["clusters"][0]["cluster"]["certificate-authority"])
+        access = Access.read(kubeconfig)
+        url = urlsplit(access.server)
+        context = ssl.create_default_context(cafile=access.authority)
         assert url.hostname
         self._connection = http.client.HTTPSConnection(url.hostname, url.port, context=context, timeout=60)
         self._headers = {
-            "Authorization": f"Bearer {config['users'][0]['user']['token']}",
+            "Authorization": f"Bearer {access.token}",
             "Content-Type": "application/json",
         }
         self._plurals: dict[tuple[str, str], tuple[str, bool]] = {}

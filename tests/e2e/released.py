@@ -63,6 +63,11 @@ def pods(lab: Lab) -> dict[str, dict[str, Any]]:
     return {pod["metadata"]["uid"]: pod for pod in found if "deletionTimestamp" not in pod["metadata"]}
 
 
+def but_the_brokers(lab: Lab) -> dict[str, dict[str, Any]]:
+    """Those of its pods that an upgrade replaces, by UID."""
+    return {uid: pod for uid, pod in pods(lab).items() if pod["metadata"]["labels"][COMPONENT] != "broker"}
+
+
 def ready(lab: Lab) -> dict[str, int]:
     """How many pods of each component are Ready."""
     labels = [

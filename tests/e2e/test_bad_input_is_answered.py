@@ -16,6 +16,7 @@ from story import API, CONFIGURATIONS, configure, eventually, fresh
 from galactic.webhook.pod import CONVERGES
 from galactic_lab.cluster import Lab
 from galactic_lab.controlplane import readiness
+from galactic_lab.kubeconfig import Access
 from galactic_lab.places import HELD_UP
 from galactic_lab.state import SERVICES, WEBHOOK_PORT
 
@@ -275,19 +276,19 @@ def test_a_node_writes_its_own_segment_only(space: Namespaces) -> None:
 
 def patched(lab: Lab, path: str, body: dict[str, Any], user: str) -> str:
     """The API server's answer to a merge patch by that user. (kubectl before 1.24 has no --subresource.)"""
-    config = json.loads(lab.kubeconfig.read_text())
+    access = Access.read(lab.kubeconfig)
     request = urllib.request.Request(  # noqa: S310  (https, by the kubeconfig)
-        config["clusters"][0]["cluster"]["server"] + path,
+        access.server + path,
         json.dumps(body).encode(),
         {
-            "Authorization": f"Bearer {config['users'][0]['user']['token']}",
+            "Authorization": f"Bearer {access.token}",
             "Content-Type": "application/merge-patch+json",
             "Impersonate-User": user,
             "Impersonate-Group": "system:masters",
         },
         method="PATCH",
     )
-    trusted = ssl.create_default_context(cafile=config["clusters"][0]["cluster"]["certificate-authority"])
+    trusted = ssl.create_default_context(cafile=access.authority)
     try:
         with urllib.request.urlopen(request, context=trusted) as answer:  # noqa: S310
             return str(answer.read().decode())

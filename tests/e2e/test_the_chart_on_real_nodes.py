@@ -15,6 +15,7 @@ from released import (
     HELM_SECONDS,
     OPTED,
     Questions,
+    but_the_brokers,
     helm,
     pings,
     pods,
@@ -201,9 +202,7 @@ def test_no_request_is_refused_while_every_pod_is_replaced(examples: Lab) -> Non
     """By an upgrade: VPCs, attachments and pods are admitted all the time. The stories after this one need its values:
     both of the operator's opt-ins, and secure metrics.
     """
-    before = {
-        uid: pod for uid, pod in pods(examples).items() if pod["metadata"]["labels"][COMPONENT] != "broker"
-    }
+    before = but_the_brokers(examples)
     with Questions(examples) as questions:
         values = (f"--values={helm_release.values_file(examples.state)}", f"--set={OPTED}")
         helm(examples, "upgrade", "galactic", str(CHART), *values, "--wait", f"--timeout={HELM_SECONDS}s")

@@ -6,17 +6,16 @@ drops fields that an earlier version's kinds do not have.
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import audit
 import pytest
 import yaml
 from previous_chart import unpack
 from released import (
-    COMPONENT,
     COMPONENTS,
     EXAMPLES,
     HELM_SECONDS,
+    but_the_brokers,
     granted,
     helm,
     pings,
@@ -70,10 +69,6 @@ def configured(lab: Lab) -> set[str]:
     return {name.partition("/")[2] for name in names if "galactic" in name}
 
 
-def _is_of(pod: dict[str, Any]) -> str:
-    return str(pod["metadata"]["labels"][COMPONENT])
-
-
 def test_uninstalling_leaves_running_pods_connected(examples: Lab, previous: Path) -> None:
     """Attached pods keep their traffic and can be deleted; the next installation, of the previous chart, has them."""
     values = f"--values={helm_release.values_file(examples.state)}"
@@ -114,7 +109,7 @@ def test_an_upgrade_and_a_rollback_under_traffic(examples: Lab) -> None:
     with traffic(examples):
         examples.up()  # which installs nothing: there is a release
         for step in steps:
-            before = {uid: pod for uid, pod in pods(examples).items() if _is_of(pod) != "broker"}
+            before = but_the_brokers(examples)
             helm(examples, *step)
             if step[0] == "rollback":
                 assert not configured(examples)

@@ -17,6 +17,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from galactic.errors import GalacticError, Unreachable
+from galactic_lab.kubeconfig import Access
 from galactic_lab.node.libcni import Attachment, Config, PluginFailed, Runtime, conflist
 from galactic_lab.node.multus_shim import SOCKET
 from galactic_lab.node.selections import NETWORKS, STATUS, Selection, addresses, selections, status
@@ -32,14 +33,13 @@ class Api:
     """Requests to the API server, over one connection."""
 
     def __init__(self, kubeconfig: Path) -> None:
-        config = json.loads(kubeconfig.read_text())
-        cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
-        server = urlsplit(cluster["server"])
-        tls = ssl.create_default_context(cafile=cluster["certificate-authority"])
+        access = Access.read(kubeconfig)
+        server = urlsplit(access.server)
+        tls = ssl.create_default_context(cafile=access.authority)
         self._connection = http.client.HTTPSConnection(
             str(server.hostname), server.port, context=tls, timeout=ANSWER_SECONDS
         )
-        self._token = user["token"]
+        self._token = access.token
 
     def __call__(self, method: str, path: str, body: Any = None, kind: str = "application/json") -> Any:
         """The answer. Raises Unreachable, also for a refusal, with what the API server answered."""

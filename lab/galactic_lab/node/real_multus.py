@@ -13,6 +13,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from galactic.errors import Rejected
+from galactic_lab.kubeconfig import Access
 from galactic_lab.node import containerd, kubelet, networks
 
 SETTING: Final = "GALACTIC_LAB_MULTUS"
@@ -70,13 +71,12 @@ def configure(folder: str, pods: IPv6Network, kubeconfig: Path) -> None:
 
 def start(folder: str, node: str, kubeconfig: Path, plugins: Sequence[Path]) -> None:
     """Becomes the daemon. ``plugins``: the folders of CNI plugins."""
-    config = json.loads(kubeconfig.read_text())
-    cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
-    server = urlsplit(cluster["server"])
+    access = Access.read(kubeconfig)
+    server = urlsplit(access.server)
     SECRETS.mkdir(parents=True, exist_ok=True)
     for name, text in (
-        ("token", user["token"]),
-        ("ca.crt", Path(cluster["certificate-authority"]).read_text()),
+        ("token", access.token),
+        ("ca.crt", Path(access.authority).read_text()),
     ):
         partial = SECRETS / f"{name}.{node}"  # another node's daemon reads all or nothing
         partial.write_text(text)

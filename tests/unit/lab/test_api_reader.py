@@ -7,7 +7,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-import yaml
 
 from galactic.errors import Rejected
 from galactic_lab.api_reader import ApiReader, HeldUp, Query
@@ -92,7 +91,7 @@ def reader(tmp_path: Path) -> Iterator[ApiReader]:
         ],
         "users": [{"user": {"token": "t"}}],
     }
-    (tmp_path / "kubeconfig").write_text(yaml.safe_dump(config))
+    (tmp_path / "kubeconfig").write_text(json.dumps(config))
     yield ApiReader(tmp_path / "kubeconfig")
     server.shutdown()
     server.server_close()
